@@ -399,7 +399,7 @@ class Space(Mapping[str, Hyperparameter]):
     @classmethod
     def from_description(cls, description: Mapping[str, Mapping[str, Any]]) -> Space:
         """The space that `describe` described."""
-        return cls({name: _from_description(name, part) for name, part in description.items()})
+        return cls({name: part_from_description(name, part) for name, part in description.items()})
 
     @cached_property
     def fingerprint(self) -> str:
@@ -454,7 +454,8 @@ def _describe(part: Hyperparameter) -> dict[str, Any]:
     return described
 
 
-def _from_description(name: str, description: Mapping[str, Any]) -> Hyperparameter | Scalar:
+def part_from_description(name: str, description: Mapping[str, Any]) -> Hyperparameter | Scalar:
+    """What `Space.describe` said of one name. Raises SpaceError for fields that are not known."""
     kinds: dict[str, Any] = {"float": Float, "int": Int, "choice": Choice}
     fields = dict(description)
     kind = fields.pop("type", None)

@@ -196,6 +196,24 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """How a study stands at one moment, to be shown. The user sees the trials' values times `sign`."""
+
+    study: str
+    metric: str
+    sign: int  # 1 where the metric is minimised, -1 where it is maximised
+    trials: tuple[TrialRecord, ...]
+    trials_wanted: int | None
+    max_epochs: int | None
+    epochs: int  # trained so far, all trials together
+    seconds: float  # since this session began
+    seconds_left: float | None  # an estimate
+    places: int  # trials that train at the same time
+    training: frozenset[int] = frozenset()  # trials that are training now
+    state: str = "running"  # running, paused, stopping, finished
+
+
+@dataclass(frozen=True, slots=True)
 class Environment:
     """Where a study ran, for its report and for anyone who repeats it."""
 
@@ -219,3 +237,8 @@ def derive_seed(*parts: int | str) -> int:
     """
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
+
+
+def trial_seed(study_seed: int, trial: int) -> int:
+    """The seed of a trial: of its initial weights, its batches, and all else that is random in it."""
+    return derive_seed(study_seed, "trial", trial)

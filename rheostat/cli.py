@@ -1,0 +1,251 @@
+"""The commands. Each is thin: it reads its arguments, calls one thing, and prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rheostat.errors import RheostatError, SettingError, StudyError, WorkerError
+
+if TYPE_CHECKING:
+    from rheostat.results import TrialResult
+    from rheostat.study import Study
+
+app = typer.Typer(
+    help="Find the hyperparameters with which a deep network trains best.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Storage = Annotated[str | None, typer.Option(help="Database URL or file [default: .rheostat/studies.db]")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md).")]
+StudyName = Annotated[str, typer.Argument(help="The name of a study.")]
+
+
+def main() -> None:
+    """Run a command; a fault that Rheostat knows is told in a paragraph, with exit code 1."""
+    try:
+        app(standalone_mode=True)
+    except RheostatError as error:
+        print(f"rheostat: {error}", file=sys.stderr)
+        sys.exit(1)
+    except BrokenPipeError:  # the reader of a pipe has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+@app.command()
+def tune(
+    target: Annotated[str, typer.Argument(help="digits, a .csv, .tsv or .npz file, or FILE.py:TASK")],
+    label: Annotated[
+        str | None, typer.Option("--target", help="The column to predict: its name, its number, or 'last'.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Of the study [default: that of the target]")] = None,
+    trials: Annotated[int, typer.Option(help="Trials in all, also after a continuation.")] = 60,
+    epochs: Annotated[int, typer.Option(help="The most that a trial may train.")] = 20,
+    minutes: Annotated[float | None, typer.Option(help="Stop after this time; run again to go on.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes configurations, weights and batches [default: 0]")] = None,
+    space: Annotated[Path | None, typer.Option(help="A TOML file with the space to search.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Fix a hyperparameter: lr=0.01")] = None,
+    vary: Annotated[list[str] | None, typer.Option(help="Search one: units=16..512 or optimizer=adam,sgd")] = None,
+    search: Annotated[str, typer.Option(help="sobol, random or grid")] = "sobol",
+    schedule: Annotated[str, typer.Option(help="asha, hyperband, median or fifo")] = "asha",
+    workers: Annotated[int | None, typer.Option(help="Processes that train [default: what fits]")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
+    test: Annotated[str | None, typer.Option(help="Held-out rows, judged once, at the end.")] = None,
+    arg: Annotated[list[str] | None, typer.Option(help="For a function in FILE.py: data=PATH")] = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tune a network on your data, and say what to use."""
+    from rheostat import commands
+
+    commands.tune(
+        target={
+            "target": target,
+            "label": label,
+            "test": test,
+            "device": device,
+            "arguments": dict(_pair("--arg", a) for a in arg or []),
+        },
+        changes=commands.SpaceChanges(space, _pairs("--set", set_), dict(_pair("--vary", v) for v in vary or [])),
+        name=name,
+        trials=trials,
+        epochs=epochs,
+        minutes=minutes,
+        seed=seed,
+        search=search,
+        schedule=schedule,
+        workers=workers,
+        storage=storage,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def best(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> None:
+    """The best configuration of a study, and code to use it."""
+    from rheostat.show.text import code_to_use, number
+
+    found = _load(study, storage)
+    best = found.best
+    if as_json:
+        _print_json(_trial_json(best.trial))
+        return
+    print(f"{found.metric} {number(best.value)}  trial {best.number}, epoch {best.epoch}")
+    for hyperparameter, value in best.config.items():
+        print(f"  {hyperparameter} = {value!r}")
+    print(code_to_use(study, storage))
+
+
+@app.command()
+def trials(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Every trial of a study."""
+    from rheostat import commands
+
+    found = _load(study, storage)
+    if as_json:
+        _print_json([_trial_json(trial) for trial in found.trials])
+    else:
+        commands.print_trials(found)
+
+
+@app.command()
+def show(
+    study: StudyName,
+    trial: Annotated[int | None, typer.Argument(help="The number of a trial.")] = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """A study, or one of its trials with every report."""
+    from rheostat import commands
+
+    found = _load(study, storage)
+    if trial is None:
+        commands.show_study(found, as_json)
+        return
+    chosen = next((t for t in found.trials if t.number == trial), None)
+    if chosen is None:
+        raise StudyError(f"Study {study!r} has no trial {trial}: it has trials 0 to {len(found.trials) - 1}.")
+    if as_json:
+        _print_json({**_trial_json(chosen), "reports": [_report_json(report) for report in chosen.reports]})
+    else:
+        commands.show_trial(found, chosen)
+
+
+@app.command()
+def studies(storage: Storage = None, as_json: AsJson = False) -> None:
+    """All studies of a storage."""
+    from rheostat import commands
+
+    commands.list_studies(storage, as_json)
+
+
+@app.command()
+def explain(
+    hyperparameter: Annotated[str | None, typer.Argument(help="Its name [default: an index of all]")] = None,
+) -> None:
+    """What a hyperparameter does, how to choose it, and what too low or too high looks like."""
+    from rheostat import hyperparameters
+
+    print(hyperparameters.explain(hyperparameter) if hyperparameter else hyperparameters.index())
+
+
+@app.command()
+def enqueue(
+    study: StudyName,
+    values: Annotated[list[str], typer.Argument(help="Hyperparameters: lr=0.01 layers=2 ...")],
+    storage: Storage = None,
+) -> None:
+    """Try a configuration next; what is not given is taken from the best trial."""
+    found = _load(study, storage)
+    given = _pairs("enqueue", values)
+    base = {} if found.space.fixed.keys() | found.space.keys() <= given.keys() else dict(found.best.config)
+    merged = {**base, **given}
+    config = {n: v for n, v in merged.items() if n in given or n not in found.space or found.space.is_active(n, merged)}
+    found.enqueue(config)
+    print(f"Queued. It is tried next while {study} runs, or when you run it again.")
+
+
+@app.command()
+def pause(study: StudyName, storage: Storage = None) -> None:
+    """Pause a running study at the end of the epochs in training."""
+    _command(study, storage, "pause")
+
+
+@app.command()
+def resume(study: StudyName, storage: Storage = None) -> None:
+    """Go on with a paused study; if no process runs it, in this one."""
+    from rheostat import commands
+
+    found = _load(study, storage)
+    if found.records.coordinator(found.record) is not None:
+        _command(study, storage, "resume")
+    else:
+        commands.resume(found)
+
+
+@app.command()
+def stop(study: StudyName, storage: Storage = None) -> None:
+    """End a running study when the trials in training have finished."""
+    _command(study, storage, "stop")
+
+
+@app.command()
+def cancel(study: StudyName, storage: Storage = None) -> None:
+    """End a running study now; trials keep what they trained and can be continued."""
+    _command(study, storage, "cancel")
+
+
+@app.command()
+def worker(study: StudyName, storage: Storage = None) -> None:
+    """Help a study that runs in another terminal, until it ends."""
+    from rheostat.execute.worker import join
+
+    found = _load(study, storage)
+    coordinator = found.records.coordinator(found.record)
+    if coordinator is None:
+        raise WorkerError(f"Study {study!r} is not running: start it with `rheostat tune`, or `rheostat resume {study}`.")
+    if not coordinator.address:
+        raise WorkerError(f"Study {study!r} trains in one process: start it with --workers 2 or more to let others help.")
+    folder = Path(coordinator.address)
+    try:
+        key = bytes.fromhex((folder / "key").read_text())
+    except OSError as cause:
+        raise WorkerError(f"This process may not join study {study!r}: {cause}. Be the same user on the same machine.") from None
+    print(f"Training for study {study} (process {coordinator.pid}).", flush=True)
+    join(str(folder / "socket"), key)
+
+
+def _load(name: str, storage: str | None) -> Study:
+    from rheostat.study import Study
+
+    return Study.load(name, storage)
+
+
+def _command(name: str, storage: str | None, command: str) -> None:
+    found = _load(name, storage)
+    if found.records.coordinator(found.record) is None:
+        raise StudyError(f"Study {name!r} is not running, so there is nothing to {command}.")
+    found.records.send(found.record, command)
+    print(f"Told {name} to {command}.")
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name or not value:
+        raise SettingError(f"{option} {text!r}: write NAME=VALUE, such as lr=0.01.")
+    return name, value
+
+
+def _pairs(option: str, texts: list[str] | None) -> dict[str, Any]:
+    from rheostat.commands import parse_value
+
+    return {name: parse_value(value) for name, value in (_pair(option, text) for text in texts or [])}

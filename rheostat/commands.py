@@ -1,0 +1,400 @@
+"""What the commands do and print."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rheostat.analysis.advice import Advice, advise
+from rheostat.errors import SpaceError, StudyError, unknown
+from rheostat.results import TrialResult
+from rheostat.show import text
+from rheostat.show.console import make_console
+from rheostat.space import Choice, Float, Hyperparameter, Int, Space, part_from_description
+from rheostat.study import Study, storage_url
+from rheostat.targets import Target, load_target
+from rheostat.train.task import evaluate, pick_device
+from rheostat.tuning import tune as tune_task
+from rheostat.types import Report, Scalar, Status, TrialRecord
+
+
+@dataclass(frozen=True)
+class SpaceChanges:
+    """What the command line makes of a target's default space."""
+
+    file: Path | None = None
+    fixed: Mapping[str, Scalar] = field(default_factory=dict)
+    varied: Mapping[str, str] = field(default_factory=dict)
+
+    def apply(self, space: Space) -> Space:
+        """The space to search. Raises SpaceError for a name the space does not have, or a range in no known form."""
+        if self.file is not None:
+            space = space_from_toml(self.file)
+        parts: dict[str, Hyperparameter | Scalar] = {**space.tuned, **space.fixed}
+        for name, value in self.fixed.items():
+            parts = _with_fixed(parts, name, value)
+        for name, words in self.varied.items():
+            parts[name] = _range(name, words, parts.get(name))
+        return Space(parts)
+
+
+def tune(
+    *,
+    target: Mapping[str, Any],
+    changes: SpaceChanges,
+    name: str | None,
+    as_json: bool,
+    storage: str | None,
+    **settings: Any,
+) -> None:
+    """Tune a target and print what was found."""
+    started = time.monotonic()
+    loaded = load_target(**target)
+    name = name or loaded.name
+    out = sys.stderr if as_json else sys.stdout
+    watcher = make_console("plain" if as_json else "auto", out)
+    for note in loaded.notes:
+        print(note, file=out)
+    study = tune_task(
+        loaded.task,
+        changes.apply(loaded.space),
+        name=name,
+        storage=storage,
+        progress=watcher,
+        target={**target, "target": _absolute(str(target["target"]))},
+        **settings,
+    )
+    _conclude(study, loaded, as_json, time.monotonic() - started, storage)
+
+
+def resume(study: Study) -> None:
+    """Go on with a study that no process runs, as it was begun."""
+    target, settings = dict(study.record.target), dict(study.record.settings)
+    if not target:
+        raise StudyError(f"Study {study.name!r} was made from Python: run its script again to go on with it.")
+    loaded = load_target(**target)
+    started = time.monotonic()
+    settings["progress"] = make_console("auto", sys.stdout)
+    study.train(loaded.task, **settings)
+    _conclude(study, loaded, False, time.monotonic() - started, None)
+
+
+def _conclude(study: Study, target: Target, as_json: bool, seconds: float, storage: str | None) -> None:
+    trials = study.trials
+    counts = Counter(str(trial.status) for trial in trials)
+    advice = _advice(study, trials, target.validation_size)
+    try:
+        best = study.best
+    except StudyError:
+        raise StudyError(f"No trial of {study.name!r} gave a result. {_failures(trials)}") from None
+    test = _test_value(study, target)
+    if as_json:
+        print_json(
+            {
+                "study": study.name,
+                "storage": study.records.url,
+                "metric": study.metric,
+                "direction": study.direction,
+                "best": {
+                    "trial": best.number,
+                    "value": best.value,
+                    "epoch": best.epoch,
+                    "config": dict(best.config),
+                },
+                "test": test,
+                "trials": dict(counts),
+                "epochs": sum(trial.epochs for trial in trials),
+                "seconds": round(seconds, 3),
+                "advice": [a.text for a in advice],
+            }
+        )
+        return
+    show_best(study, False, storage)
+    held_out = f"held out  {study.metric.removeprefix('val_')} {text.number(test)}" if test is not None else ""
+    print(f"\n{held_out or 'held out  not measured (give --test FILE): a best validation value is optimistic'}")
+    for a in advice:
+        print(f"try next  {a.text}")
+    print(f"more      rheostat show {study.name} {best.number} · rheostat trials {study.name}")
+
+
+def _test_value(study: Study, target: Target) -> float | None:
+    if target.task.test is None:
+        return None
+    device = pick_device(target.task.device)
+    model = study.best.load(target.task.model).to(device)
+    return evaluate(target.task, model, target.task.test, device)[study.metric.removeprefix("val_")]
+
+
+def _advice(study: Study, trials: Sequence[TrialResult], validation_size: int | None) -> list[Advice]:
+    sign = -1 if study.direction == "maximize" else 1
+    epochs = study.record.settings.get("epochs")
+    return advise(study.space, _records(trials, study), epochs, study.metric, sign, validation_size)
+
+
+def _records(trials: Sequence[TrialResult], study: Study) -> list[TrialRecord]:
+    sign = -1 if study.direction == "maximize" else 1
+    return [
+        TrialRecord(
+            t.number,
+            t.config,
+            t.status,
+            tuple(sign * value for value in t.curve(study.metric)),
+            t.epochs,
+            t.reason,
+        )
+        for t in trials
+    ]
+
+
+def _failures(trials: Sequence[TrialResult]) -> str:
+    reasons = Counter(t.reason for t in trials if t.status in (Status.FAILED, Status.INFEASIBLE))
+    return "Why: " + "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common(3)) + "."
+
+
+# -- reading a study -----------------------------------------------------------------------------------------
+
+
+def show_best(study: Study, as_json: bool, storage: str | None = None) -> None:
+    best = study.best
+    if as_json:
+        print_json(trial_json(best.trial))
+        return
+    print(f"best      {study.metric} {text.number(best.value)}  trial {best.number}, epoch {best.epoch}")
+    width = max(map(len, best.config))
+    for name in sorted(best.config):
+        print(f"          {name:<{width}} = {best.config[name]!r}")
+    print(f"\n{text.code_to_use(study.name, storage)}")
+
+
+def list_trials(study: Study, as_json: bool) -> None:
+    if as_json:
+        print_json([trial_json(trial) for trial in study.trials])
+        return
+    sign = -1 if study.direction == "maximize" else 1
+    text.show(text.trials_table(_records(study.trials, study), study.metric, sign))
+
+
+def show_study(study: Study, as_json: bool) -> None:
+    trials = study.trials
+    counts = Counter(str(trial.status) for trial in trials)
+    if as_json:
+        record = study.record
+        print_json(
+            {
+                "study": study.name,
+                "metric": study.metric,
+                "direction": study.direction,
+                "seed": study.seed,
+                "space": study.space.describe(),
+                "settings": dict(record.settings),
+                "target": dict(record.target),
+                "environment": {
+                    "versions": record.environment.versions,
+                    "hardware": record.environment.hardware,
+                    "git_commit": record.environment.git_commit,
+                    "data_fingerprint": record.environment.data_fingerprint,
+                },
+                "trials": dict(counts),
+                "events": [
+                    {"time": at, "kind": notice.kind, "trial": notice.trial, "message": notice.message}
+                    for at, notice in study.records.events(record)
+                ],
+            }
+        )
+        return
+    print(f"{study.name}  {study.direction} {study.metric}  seed {study.seed}  {dict(counts)}")
+    for name, part in study.space.describe().items():
+        print(f"  {name:<16} {text.part(part)}")
+    for at, notice in study.records.events(study.record)[-10:]:
+        print(f"  {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(at))}  {notice.kind}: {notice.message}")
+    if trials:
+        list_trials(study, False)
+
+
+def show_trial(study: Study, number: int, as_json: bool) -> None:
+    chosen = next((t for t in study.trials if t.number == number), None)
+    if chosen is None:
+        numbers = f"it has trials 0 to {len(study.trials) - 1}" if study.trials else "it has none yet"
+        raise StudyError(f"Study {study.name!r} has no trial {number}: {numbers}.")
+    if as_json:
+        print_json({**trial_json(chosen), "reports": [_report_json(report) for report in chosen.reports]})
+        return
+    value = "none" if chosen.value is None else f"{text.number(chosen.value)} at epoch {chosen.epoch}"
+    print(f"trial {number} of {study.name}: {chosen.status}, {chosen.epochs} epochs, {study.metric} {value}")
+    if chosen.reason:
+        print(f"  {chosen.reason}")
+    for name in sorted(chosen.config):
+        print(f"  {name} = {chosen.config[name]!r}")
+    text.show(text.reports_table(chosen.reports))
+    if chosen.detail:
+        print(chosen.detail)
+
+
+def list_studies(storage: str | None, as_json: bool) -> None:
+    from rheostat.records.store import Records
+
+    url = storage_url(storage)
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        if as_json:
+            print_json([])
+            return
+        raise StudyError(f"No studies at {url}: run `rheostat tune` first, or give another --storage.")
+    with Records(url) as records:
+        names = [record.name for record in records.studies()]
+    rows = [_study_row(Study.load(name, storage)) for name in names]
+    if as_json:
+        print_json(rows)
+    else:
+        text.show(text.studies_table(rows))
+
+
+def _study_row(study: Study) -> dict[str, Any]:
+    trials = study.trials
+    measured = [t for t in trials if t.value is not None]
+    running = study.records.coordinator(study.record) is not None
+    return {
+        "study": study.name,
+        "metric": study.metric,
+        "direction": study.direction,
+        "running": running,
+        "trials": dict(Counter(str(trial.status) for trial in trials)),
+        "best": study.best.value if measured else None,
+        "last_activity": study.records.last_activity(study.record),
+    }
+
+
+def enqueue(study: Study, given: Mapping[str, Scalar]) -> None:
+    """Queue a configuration; what is not given is taken from the best trial."""
+    for name in given:
+        if name not in study.space.tuned and name not in study.space.fixed:
+            raise SpaceError(unknown("hyperparameter", name, [*study.space.tuned, *study.space.fixed]))
+    complete = study.space.tuned.keys() <= given.keys()
+    merged = {**({} if complete else study.best.config), **study.space.fixed, **given}
+    active = {n: v for n, v in merged.items() if n in given or n not in study.space or study.space.is_active(n, merged)}
+    study.enqueue(active)
+    print(f"Queued. It is tried next while {study.name} runs, or when you run it again.")
+
+
+# -- spaces in text ------------------------------------------------------------------------------------------
+
+
+def space_from_toml(path: Path) -> Space:
+    """A space from a file: `lr = {low = 1e-5, high = 0.1, log = true}`, `optimizer = ["adam", "sgd"]`, `epochs = 20`.
+
+    A table is a Float, or an Int where low and high are whole numbers and it does not say `type = "float"`.
+    """
+    try:
+        with path.open("rb") as file:
+            content = tomllib.load(file)
+    except OSError as cause:
+        raise SpaceError(f"--space {path}: {cause.strerror}. Give a TOML file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
+        raise SpaceError(f"--space {path} is not TOML: {cause}. A line reads lr = {{low = 1e-5, high = 0.1}}.") from None
+    return Space({name: _from_toml(name, value) for name, value in content.items()})
+
+
+def _from_toml(name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return Choice(value)
+    if not isinstance(value, dict):
+        return value
+    whole = isinstance(value.get("low"), int) and isinstance(value.get("high"), int)
+    kind = "choice" if "values" in value else "int" if whole else "float"
+    return part_from_description(name, {"type": kind, **value})
+
+
+def parse_value(text: str) -> Scalar:
+    """What a person means by a text: 3 is a whole number, 1e-3 a number, true and none themselves."""
+    words: dict[str, bool | None] = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _with_fixed(
+    parts: Mapping[str, Hyperparameter | Scalar], name: str, value: Scalar
+) -> dict[str, Hyperparameter | Scalar]:
+    """Fixes one; those that exist only under another value of it go."""
+    rest = {
+        n: p
+        for n, p in parts.items()
+        if not (isinstance(p, Float | Int | Choice) and name in p.when and value not in p.when[name])
+    }
+    return {**rest, name: value}
+
+
+def _range(name: str, words: str, old: Hyperparameter | Scalar) -> Hyperparameter:
+    """`16..512`, `1e-5..0.1:log`, or `adam,sgd`; the scale is the one that the hyperparameter has already."""
+    low, dots, rest = words.partition("..")
+    if not dots:
+        return Choice([parse_value(v) for v in words.split(",")])
+    high, _, scale = rest.partition(":")
+    ends = parse_value(low), parse_value(high)
+    if any(isinstance(end, bool | str | None) for end in ends) or scale not in ("", "log", "linear"):
+        raise SpaceError(f"--vary {name}={words}: write LOW..HIGH, LOW..HIGH:log, or VALUE,VALUE.")
+    log = scale == "log" or (scale == "" and isinstance(old, Float | Int) and old.log)
+    kind = Int if all(isinstance(end, int) for end in ends) and not isinstance(old, Float) else Float
+    return kind(*ends, log=log)  # type: ignore[arg-type]
+
+
+# -- JSON ----------------------------------------------------------------------------------------------------
+
+
+def trial_json(trial: TrialResult) -> dict[str, Any]:
+    """A trial as docs/json.md describes it."""
+    return {
+        "number": trial.number,
+        "state": str(trial.status),
+        "reason": trial.reason,
+        "config": dict(trial.config),
+        "epochs": trial.epochs,
+        "value": trial.value,
+        "epoch": trial.epoch,
+        "seconds": round(trial.seconds, 3),
+    }
+
+
+def _report_json(report: Report) -> dict[str, Any]:
+    return {
+        "epoch": report.epoch,
+        "step": report.step,
+        "epoch_end": report.epoch_end,
+        "seconds": round(report.seconds, 3),
+        **report.metrics,
+    }
+
+
+def print_json(value: object) -> None:
+    """One line of JSON; NaN and infinities, which JSON does not know, become null."""
+    print(json.dumps(_finite(value)))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return value
+
+
+def _absolute(target: str) -> str:
+    """The target as another folder would name it, so that the study can be taken up from there."""
+    path, separator, rest = target.partition(".py:")
+    file = Path(path + ".py" if separator else path)
+    if not file.exists():
+        return target
+    return str(file.resolve()) + (":" + rest if separator else "")

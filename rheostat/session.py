@@ -1,0 +1,336 @@
+"""The loop in which search, schedule, execution and records meet. Read `Session.run` top to bottom.
+
+    decide    the scheduler assigns epochs to trials, and the decision is recorded
+    train     the executor trains what was assigned
+    record    every report is durable before anyone acts on it
+    settle    what ended becomes visible to the next decision
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from rheostat.errors import TaskError
+from rheostat.execute.base import Executor
+from rheostat.ledger import Ledger
+from rheostat.records.store import Records, StudyRecord
+from rheostat.schedule.base import Scheduler
+from rheostat.show.base import Watcher
+from rheostat.train import checkpoint
+from rheostat.types import (
+    Assignment,
+    Job,
+    Notice,
+    Outcome,
+    Report,
+    Snapshot,
+    Start,
+    Status,
+    trial_seed,
+)
+
+POLL_SECONDS = 0.2
+KEEP_BEST, KEEP_BYTES, COLLECT_SECONDS = 5, 10 * 2**30, 30.0
+FAILURES_ALLOWED, FAILURE_RATE = 5, 0.5
+
+Sink = Callable[[Sequence[Report]], None]
+
+
+class Interrupted(BaseException):
+    """Leaves training at the end of an epoch, in this process; not an Exception, so that no loop swallows it."""
+
+
+@dataclass
+class Plan:
+    """How a study is to be run now."""
+
+    scheduler: Scheduler
+    max_epochs: int
+    in_flight: int
+    trials: int | None = None
+    deadline: float | None = None  # of time.monotonic()
+    watcher: Watcher | None = None
+
+
+@dataclass
+class Session:
+    """One process running one study, from its records to its end or an interruption."""
+
+    records: Records
+    study: StudyRecord
+    plan: Plan
+    checkpoints: Path
+    state: str = "running"  # running, stopping, paused, stopped, finished
+    ledger: Ledger = field(init=False)
+    started: float = field(default_factory=time.monotonic)
+    _settled: list[int] = field(default_factory=list)
+    _asked: bool = False  # for the places that are free
+    _failures: int = 0
+    _next_look: float = 0.0  # for commands
+    _next_collection: float = 0.0
+    _epochs_before: int = 0
+
+    def __post_init__(self) -> None:
+        sign = -1 if self.study.direction == "maximize" else 1
+        self.ledger = Ledger(self.study.metric, sign, in_order=self.plan.scheduler.adaptive)
+        self.ledger.restore(
+            self.records.trials(self.study),
+            self.records.reports(self.study),
+            self.records.assignments(self.study),
+        )
+        self._epochs_before = self.ledger.epochs
+        self._queue = self.records.queued(self.study)
+        self.places = 1
+
+    # -- the loop --------------------------------------------------------------------------------------------
+
+    def run(self, make_executor: Callable[[Sink], Executor]) -> str:
+        """Train until the scheduler has nothing more to assign, or somebody ends it. Returns the final state."""
+        with self._signals():
+            while self.state in ("running", "paused"):
+                if self.state == "paused":
+                    self._wait_while_paused()
+                    continue
+                executor = make_executor(self.sink)
+                self.places = executor.places
+                try:
+                    self._train(executor)
+                except Interrupted:
+                    pass  # trials stand where their last checkpoint is
+                finally:
+                    executor.close()
+        self._collect()
+        self._watch(force=True)
+        return self.state
+
+    def _train(self, executor: Executor) -> None:
+        executor.submit([self._job(row.trial, row.until_epoch) for row in self.ledger.training])
+        while True:
+            self._obey(executor)
+            executor.submit(self._decide())
+            if not executor.busy:
+                if self.state == "stopping":
+                    self.state = "stopped"
+                elif not self.ledger.in_flight:
+                    self.state = "finished"
+                if self.state != "running":
+                    return
+            events = executor.poll(POLL_SECONDS)
+            self._take_in(events)
+            self._watch()
+
+    def sink(self, reports: Sequence[Report]) -> None:
+        """Make reports durable; called by the executor before it goes on."""
+        self.records.append(self.study, reports)
+        for report in reports:
+            self.ledger.report(report)
+        self._watch()
+        self._obey(None)
+
+    def _take_in(self, events: Sequence[Outcome | Notice]) -> None:
+        outcomes = [event for event in events if isinstance(event, Outcome)]
+        notices = [event for event in events if isinstance(event, Notice)]
+        for outcome in outcomes:
+            self._judge_failure(outcome)
+        if outcomes:
+            self.records.conclude(self.study, outcomes)
+            for outcome in outcomes:
+                self.ledger.conclude(outcome)
+            self._asked = False
+            if time.monotonic() > self._next_collection:
+                self._collect()
+        if notices:
+            self._note(notices)
+
+    def _decide(self) -> list[Job]:
+        """Settle what may be settled, and ask the scheduler what to do with the places that became free."""
+        jobs: list[Job] = []
+        while self.state == "running":
+            row = self.ledger.settle_next()
+            if row is not None:
+                self._settled.append(row.number)
+                self._asked = False
+                if not self.plan.scheduler.adaptive:
+                    continue  # decisions do not depend on results: settle all, then decide once
+            if self._asked:
+                break
+            jobs += self._ask(self.plan.in_flight - self.ledger.in_flight)
+            self._asked = True
+            if row is None:
+                break
+        return jobs
+
+    def _ask(self, free: int) -> list[Job]:
+        if free <= 0:
+            return []
+        rng = np.random.default_rng([self.study.seed, self.ledger.decisions])
+        assignments = self.plan.scheduler.next(self.ledger.history(), free, rng)
+        assignments, queued = self._with_queue(list(assignments), free)
+        if not assignments:
+            return []
+        decision = self.ledger.decide(assignments, dict.fromkeys(queued, "enqueue"))
+        self.records.assign(
+            self.study, decision.rows, decision.new_trials, self._settled, decision.stopped, queued
+        )
+        self._settled = []
+        return [self._job(row.trial, row.until_epoch) for row in decision.rows]
+
+    def _with_queue(self, assignments: list[Assignment], free: int) -> tuple[list[Assignment], dict[int, int]]:
+        """Configurations that the user enqueued take the place of those the search would start."""
+        queued: dict[int, int] = {}
+        number = len(self.ledger.history().trials)
+        for index, assignment in enumerate(assignments):
+            if isinstance(assignment, Start):
+                if self._queue:
+                    entry = next(iter(self._queue))
+                    assignments[index] = Start(self._queue.pop(entry), assignment.until_epoch)
+                    queued[number] = entry
+                number += 1
+        while self._queue and len(assignments) < free:
+            entry = next(iter(self._queue))  # beyond the trials asked for, and so not weighed against others
+            assignments.append(Start(self._queue.pop(entry), self.plan.max_epochs))
+            queued[number] = entry
+            number += 1
+        return assignments, queued
+
+    def _job(self, trial: int, until_epoch: int) -> Job:
+        seed = trial_seed(self.study.seed, trial)
+        return Job(trial, self.ledger.latest(trial).config, seed, until_epoch, self.plan.max_epochs)
+
+    # -- faults ----------------------------------------------------------------------------------------------
+
+    def _judge_failure(self, outcome: Outcome) -> None:
+        """The first trial's exception ends the run, and so do too many; a trial is tried again by the next run."""
+        if outcome.status is not Status.FAILED:
+            return
+        self._failures += 1
+        config = self.ledger.latest(outcome.trial).config
+        if self.ledger.epochs == 0:
+            raise TaskError(
+                f"Trial {outcome.trial} failed before any trial had trained an epoch: {outcome.reason}. "
+                f"Configuration: {dict(config)}. Mend it and run again: the trial will be tried again.\n\n"
+                f"{outcome.detail}"
+            )
+        ended = sum(trial.status.ended for trial in self.ledger.history().trials)
+        if self._failures >= FAILURES_ALLOWED and self._failures > FAILURE_RATE * ended:
+            raise TaskError(
+                f"{self._failures} of {ended} trials failed, the last one with {outcome.reason}. Mend the model or "
+                f"narrow the space, and run again to continue. Configuration: {dict(config)}.\n\n{outcome.detail}"
+            )
+        self._note([Notice("trial failed", f"trial {outcome.trial} failed: {outcome.reason}", outcome.trial)])
+
+    def _note(self, notices: Sequence[Notice]) -> None:
+        self.records.log(self.study, notices)
+        if self.plan.watcher is not None:
+            for notice in notices:
+                self.plan.watcher.note(notice)
+
+    def _collect(self) -> None:
+        """Keep the checkpoints of the best and of those that may go on, within the budget of disk."""
+        trials = self.ledger.history().trials
+        ended = sorted((t for t in trials if t.status.ended), key=lambda t: (t.best, t.number))
+        used = checkpoint.collect(self.checkpoints, [t.number for t in ended], KEEP_BEST, KEEP_BYTES)
+        self._next_collection = time.monotonic() + COLLECT_SECONDS
+        if used > KEEP_BYTES:
+            message = f"paused trials hold {used / 2**30:.1f} GiB of checkpoints in {self.checkpoints}"
+            self._note([Notice("disk", message)])
+
+    # -- commands --------------------------------------------------------------------------------------------
+
+    def _obey(self, executor: Executor | None) -> None:
+        """Commands from other processes, the deadline, and Ctrl-C. Within an epoch's sink, leave training now."""
+        now = time.monotonic()
+        if now > self._next_look:
+            self._next_look = now + POLL_SECONDS
+            for command in self.records.take_commands(self.study):
+                self._command(command)
+            self._queue = self._queue or self.records.queued(self.study)
+            self._asked = self._asked and not self._queue
+        if self.plan.deadline is not None and now > self.plan.deadline and self.state == "running":
+            self._note([Notice("time", "the time given is up; run the same command again to go on")])
+            self.state = "stopped"
+        if self.state in ("paused", "stopped"):
+            raise Interrupted
+        if self.state == "stopping" and executor is not None:
+            executor.drop_waiting()
+
+    def _command(self, command: str) -> None:
+        states = {"pause": "paused", "resume": "running", "stop": "stopping", "cancel": "stopped"}
+        self._note([Notice("command", f"told to {command}")])
+        self.state = states[command]
+
+    def _wait_while_paused(self) -> None:
+        self._watch(force=True)
+        while self.state == "paused":
+            time.sleep(POLL_SECONDS)
+            for command in self.records.take_commands(self.study):
+                self._command(command)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C once: finish running trials. Twice: stop now. Nothing is lost either way."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def on_interrupt(*_: object) -> None:
+            if self.state == "running":
+                self.state = "stopping"
+                if self.plan.watcher is not None:
+                    words = "finishing the trials in training; press Ctrl-C again to stop now"
+                    self.plan.watcher.note(Notice("interrupt", words))
+            else:
+                self.state = "stopped"
+                raise Interrupted
+
+        before = signal.signal(signal.SIGINT, on_interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    # -- what people see -------------------------------------------------------------------------------------
+
+    def _watch(self, force: bool = False) -> None:
+        watcher = self.plan.watcher
+        if watcher is not None and (force or watcher.due()):
+            watcher.update(self.snapshot())
+
+    def snapshot(self) -> Snapshot:
+        """How the study stands now."""
+        trials = tuple(self.ledger.latest(number) for number in range(len(self.ledger.history().trials)))
+        seconds = time.monotonic() - self.started
+        return Snapshot(
+            study=self.study.name,
+            metric=self.study.metric,
+            sign=self.ledger.sign,
+            trials=trials,
+            trials_wanted=self.plan.trials,
+            max_epochs=self.plan.max_epochs,
+            epochs=self.ledger.epochs,
+            seconds=seconds,
+            seconds_left=self._seconds_left(trials, seconds),
+            places=self.places,
+            training=frozenset(row.trial for row in self.ledger.training[: self.places]),
+            state=self.state,
+        )
+
+    def _seconds_left(self, trials: Sequence[object], seconds: float) -> float | None:
+        """By the epochs that the trials so far have cost, on average; None before there is evidence."""
+        fresh = self.ledger.epochs - self._epochs_before
+        wanted = self.plan.trials
+        if not wanted or not trials or fresh < 2 * self.places:
+            return None
+        begun = len(trials)
+        expected = self.ledger.epochs / begun * wanted
+        return max(expected - self.ledger.epochs, 0) * seconds / fresh
+
+

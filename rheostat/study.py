@@ -1,0 +1,442 @@
+"""A study: hyperparameters to tune, a metric to tune them for, and everything tried so far."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import psutil
+
+from rheostat.changes import changes
+from rheostat.environment import describe_environment
+from rheostat.errors import SettingError, StudyError, WorkerError, unknown
+from rheostat.execute.base import Executor
+from rheostat.execute.inline import Inline
+from rheostat.execute.local import LocalWorkers
+from rheostat.ledger import Ledger
+from rheostat.methods import make_scheduler, make_searcher
+from rheostat.records.store import DEFAULT_URL, Records, StudyRecord
+from rheostat.results import Best, TrialResult, best_of, frame, results
+from rheostat.schedule.base import Scheduler
+from rheostat.session import Plan, Session, Sink
+from rheostat.show.base import Watcher
+from rheostat.show.console import make_console
+from rheostat.space import Hyperparameter, Space
+from rheostat.train.base import Runner
+from rheostat.types import Config, Notice, Outcome, Report, Scalar, Start, Status, trial_seed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rheostat.train.objective import Objective
+    from rheostat.train.task import Task
+
+UNLIMITED = 10**9  # epochs, where the objective decides how many
+IN_FLIGHT = 8  # trials whose results decisions wait for; a constant, so that results do not depend on the machine
+WORKER_BYTES = 700 * 2**20  # a worker process with torch in it
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial to be trained by hand."""
+
+    number: int
+    config: Config
+    seed: int
+
+
+class Study:
+    """A named study in a storage; made if it does not exist, else continued.
+
+    `metric` is a name under which results are reported, `direction` minimize or maximize. `storage` is a database
+    URL or a path; by default `$RHEOSTAT_STORAGE`, else `.rheostat/studies.db`. The seed fixes every configuration,
+    initial weight and batch of the study.
+
+    Raises StudyError when a study of this name exists that cannot be continued with these arguments, and prints
+    what differs; StorageError when the storage cannot be used.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        space: Space | Mapping[str, Hyperparameter | Scalar],
+        *,
+        metric: str = "val_loss",
+        direction: str = "minimize",
+        storage: str | Path | None = None,
+        seed: int | None = None,
+        load_if_exists: bool = True,
+        target: Mapping[str, Any] | None = None,
+        data_fingerprint: str = "",
+    ) -> None:
+        if direction not in ("minimize", "maximize"):
+            raise SettingError(unknown("direction", direction, ("minimize", "maximize")))
+        if not name or "/" in name or name.startswith("."):
+            raise SettingError(f"name={name!r}: give a name without '/' that does not begin with a dot.")
+        space = space if isinstance(space, Space) else Space(space)
+        self.records = Records(storage_url(storage))
+        self.continued = self.records.find_study(name) is not None
+        if not self.continued:
+            self._record = self.records.create_study(
+                name,
+                space=space,
+                metric=metric,
+                direction=direction,
+                seed=seed or 0,
+                settings={},
+                target=target or {},
+                environment=describe_environment(data_fingerprint),
+            )
+        elif not load_if_exists:
+            raise StudyError(f"A study named {name!r} exists already: use another name, or load_if_exists=True.")
+        else:
+            self._record = self._continue(name, space, metric, direction, seed, data_fingerprint)
+        self._builder: Callable[[Config], nn.Module] | None = None
+
+    @classmethod
+    def load(cls, name: str, storage: str | Path | None = None) -> Study:
+        """An existing study, to read or to continue. Raises StudyError, naming the studies there are."""
+        url = storage_url(storage)
+        if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+            raise StudyError(f"No studies at {url}: run `rheostat tune` first, or give another --storage.")
+        study = cls.__new__(cls)
+        study.records = Records(url)
+        study._record = study.records.study(name)
+        study.continued = True
+        study._builder = None
+        return study
+
+    def _continue(
+        self, name: str, space: Space, metric: str, direction: str, seed: int | None, data_fingerprint: str
+    ) -> StudyRecord:
+        """The recorded study, with the new space where every old trial can be kept."""
+        record = self.records.study(name)
+        kept, broken = changes(record.space, space)
+        pairs: list[tuple[str, object, object]] = [
+            ("metric", record.metric, metric),
+            ("direction", record.direction, direction),
+            ("seed", record.seed, record.seed if seed is None else seed),
+            ("data", record.environment.data_fingerprint, data_fingerprint or record.environment.data_fingerprint),
+        ]
+        broken += [f"{what}: {old} -> {new}" for what, old, new in pairs if old != new]
+        if broken:
+            raise StudyError(
+                f"Study {name!r} cannot be continued like this, because its trials would not be comparable:\n  "
+                + "\n  ".join(broken)
+                + "\nGive the study another name, or the same settings as before."
+            )
+        if kept:
+            record = self.records.change_study(record, space=space, settings=record.settings)
+            words = "the space changed, and all earlier trials are kept: " + "; ".join(kept)
+            self.records.log(record, [Notice("space", words)])
+        return record
+
+    # -- training --------------------------------------------------------------------------------------------
+
+    def optimize(
+        self,
+        objective: Objective,
+        *,
+        trials: int | None = None,
+        epochs: int | None = None,
+        minutes: float | None = None,
+        search: str = "sobol",
+        schedule: str | Scheduler | None = None,
+        workers: int | None = 1,
+        in_flight: int | None = None,
+        progress: str | Watcher = "auto",
+    ) -> Study:
+        """Tune the user's own training loop, which is called with a `Trial`.
+
+        `trials` is how many there shall be in all, also after a continuation; `epochs` the most that a trial may
+        train (without it, the objective decides, and trials are not stopped against others). `schedule` is asha,
+        hyperband, median or fifo: asha where `epochs` is given, else fifo. With `workers` other than 1 the
+        objective runs in that many processes (None: as many as the machine allows).
+        """
+        from rheostat.train.objective import ObjectiveRunner
+
+        schedule = schedule or ("fifo" if epochs is None else "asha")
+        if epochs is None and schedule not in ("fifo", "median") and isinstance(schedule, str):
+            raise SettingError(f"schedule={schedule!r} needs to know how many epochs a trial may train: give epochs=.")
+        runner = ObjectiveRunner(objective, self.metric, self._record.direction, self.checkpoints)
+        return self._run(
+            runner,
+            trials=trials,
+            epochs=UNLIMITED if epochs is None else epochs,
+            minutes=minutes,
+            search=search,
+            schedule=schedule,
+            workers=workers,
+            in_flight=in_flight,
+            progress=progress,
+            data_bytes=0,
+        )
+
+    def train(
+        self,
+        task: Task,
+        *,
+        trials: int | None = 60,
+        epochs: int = 20,
+        minutes: float | None = None,
+        search: str = "sobol",
+        schedule: str | Scheduler = "asha",
+        workers: int | None = None,
+        in_flight: int | None = None,
+        progress: str | Watcher = "auto",
+    ) -> Study:
+        """Tune a task that Rheostat trains itself; the arguments are those of `optimize`.
+
+        Raises TaskError before anything is trained when the network, the data or the space do not fit together.
+        """
+        from rheostat.train.loop import TaskRunner, check
+
+        check(task, self.space.sample(np.random.default_rng(0))[0])
+        self._builder = task.model
+        return self._run(
+            TaskRunner(task, self.checkpoints),
+            trials=trials,
+            epochs=epochs,
+            minutes=minutes,
+            search=search,
+            schedule=schedule,
+            workers=workers,
+            in_flight=in_flight,
+            progress=progress,
+            data_bytes=task.data_bytes(),
+        )
+
+    def _run(
+        self,
+        runner: Runner,
+        *,
+        trials: int | None,
+        epochs: int,
+        minutes: float | None,
+        search: str,
+        schedule: str | Scheduler,
+        workers: int | None,
+        in_flight: int | None,
+        progress: str | Watcher,
+        data_bytes: int,
+    ) -> Study:
+        _positive(trials=trials, epochs=epochs, minutes=minutes, workers=workers, in_flight=in_flight)
+        scheduler = self._plan_scheduler(search, schedule, trials, epochs)
+        places = workers or default_workers(data_bytes, trials)
+        watcher = make_console(progress) if isinstance(progress, str) else progress
+        flight = self._keep_settings(trials, epochs, search, schedule, in_flight)
+        plan = Plan(
+            scheduler,
+            epochs,
+            max(flight, places) if in_flight is None else flight,
+            trials,
+            None if minutes is None else time.monotonic() + 60 * minutes,
+            watcher,
+        )
+        self.records.claim(self._record)
+        try:
+            session = Session(self.records, self._record, plan, self.checkpoints)
+            self.outcome = session.run(lambda sink: self._executor(runner, sink, places, workers, watcher))
+        finally:
+            self.records.release(self._record)
+            watcher.close()
+        return self
+
+    def _executor(
+        self, runner: Runner, sink: Sink, places: int, asked: int | None, watcher: Watcher
+    ) -> Executor:
+        if places == 1:
+            return Inline(runner, sink)
+        try:
+            executor = LocalWorkers(runner, sink, places)
+        except WorkerError as cause:
+            if asked is not None:
+                raise
+            watcher.note(Notice("workers", f"{cause} Training in this process."))
+            return Inline(runner, sink)
+        self.records.claim(self._record, address=str(executor.folder))
+        return executor
+
+    def _plan_scheduler(
+        self, search: str, schedule: str | Scheduler, trials: int | None, epochs: int
+    ) -> Scheduler:
+        if not isinstance(schedule, str):
+            return schedule
+        return make_scheduler(search, schedule, self.space, self._record.seed, trials, epochs)
+
+    def _keep_settings(
+        self, trials: int | None, epochs: int, search: str, schedule: str | Scheduler, in_flight: int | None
+    ) -> int:
+        """Record how the study is run; refuse what would make old and new trials incomparable."""
+        old = self._record.settings
+        if old and old["epochs"] != epochs:
+            raise StudyError(
+                f"Study {self.name!r} trains up to {old['epochs']} epochs and cannot be continued with {epochs}: "
+                "the schedule of every trial is laid out over them. Use the same number, or another name."
+            )
+        flight: int = in_flight or old.get("in_flight", IN_FLIGHT)
+        schedule_name = schedule if isinstance(schedule, str) else type(schedule).__name__
+        new = {
+            "trials": trials,
+            "epochs": epochs,
+            "search": search,
+            "schedule": schedule_name,
+            "in_flight": flight,
+        }
+        if old != new:
+            self._record = self.records.change_study(self._record, space=self.space, settings=new)
+        return flight
+
+    # -- by hand ---------------------------------------------------------------------------------------------
+
+    def ask(self) -> Asked:
+        """A new trial to be trained by hand; `tell` its results. An unanswered one is not asked again."""
+        ledger = self._restored()
+        queue = self.records.queued(self._record)
+        rng = np.random.default_rng([self.seed, ledger.decisions])
+        entry = next(iter(queue), None)
+        if entry is not None:
+            config = queue[entry]
+        else:
+            found = make_searcher("sobol", self.space, self.seed).suggest(ledger.history(), 1, rng)
+            if not found:
+                raise StudyError(f"Every configuration of the space of {self.name!r} has been tried.")
+            config = found[0]
+        decision = ledger.decide([Start(config, UNLIMITED)], {})
+        trial = replace(decision.new_trials[0], source="ask")
+        queued = {} if entry is None else {trial.number: entry}
+        self.records.assign(self._record, decision.rows, [trial], queued=queued)
+        return Asked(trial.number, config, trial_seed(self.seed, trial.number))
+
+    def tell(
+        self,
+        trial: Asked | int,
+        value: float | None = None,
+        *,
+        epoch: int | None = None,
+        status: str = "done",
+        reason: str = "",
+        **metrics: float,
+    ) -> None:
+        """The result of an asked trial: with `epoch` (from 1) a report on the way, without it the last word.
+
+        A value that is NaN or infinite makes the trial infeasible; so does `status="infeasible"`, with a reason.
+        Raises StudyError for a trial that was not asked or has ended already.
+        """
+        number = trial if isinstance(trial, int) else trial.number
+        rows = [row for row in self.records.assignments(self._record) if row.trial == number]
+        if not rows or rows[-1].outcome is not None:
+            raise StudyError(f"Trial {number} of {self.name!r} is not waiting for a result: ask for one first.")
+        if status not in ("done", "infeasible", "failed"):
+            raise SettingError(unknown("status", status, ("done", "infeasible", "failed")))
+        if value is not None:
+            metrics = {**metrics, self.metric: float(value)}
+        reported = [r.epoch for r in self.records.reports(self._record, number)]
+        at = epoch if epoch is not None else max(reported, default=0) + (1 if metrics else 0)
+        if metrics:
+            self.records.append(self._record, [Report(number, at, at, metrics)])
+        if epoch is None:
+            ended = Status(status)
+            if value is not None and not math.isfinite(value):
+                ended, reason = Status.INFEASIBLE, f"{self.metric} = {value}"
+            if ended is Status.DONE and not metrics and not reported:
+                raise StudyError(f"Trial {number} has no {self.metric}: tell(trial, value), or status='failed'.")
+            self.records.conclude(self._record, [Outcome(number, ended, at, reason)])
+
+    def _restored(self) -> Ledger:
+        sign = -1 if self.direction == "maximize" else 1
+        ledger = Ledger(self.metric, sign, in_order=False)
+        records, study = self.records, self._record
+        ledger.restore(records.trials(study), records.reports(study), records.assignments(study))
+        return ledger
+
+    def enqueue(self, config: Mapping[str, Scalar]) -> None:
+        """Try this configuration next. Raises SpaceError where it does not fit the space."""
+        self.records.enqueue(self._record, [self.space.complete(config)])
+
+    # -- results ---------------------------------------------------------------------------------------------
+
+    @property
+    def record(self) -> StudyRecord:
+        """The study as it is recorded: space, settings, target, environment."""
+        return self._record
+
+    @property
+    def name(self) -> str:
+        return self._record.name
+
+    @property
+    def space(self) -> Space:
+        return self._record.space
+
+    @property
+    def metric(self) -> str:
+        return self._record.metric
+
+    @property
+    def direction(self) -> str:
+        return self._record.direction
+
+    @property
+    def seed(self) -> int:
+        return self._record.seed
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of this study's checkpoints, beside the database."""
+        return self.records.folder / f"{self.name}-{self._record.uid}"
+
+    @property
+    def trials(self) -> list[TrialResult]:
+        """Every trial so far, in order of number."""
+        return results(
+            self.records.trials(self._record), self.records.reports(self._record), self.metric, self.direction
+        )
+
+    @property
+    def best(self) -> Best:
+        """The best trial so far. Raises StudyError while none has a value."""
+        best = best_of(self.trials, self.direction)
+        if best is None:
+            raise StudyError(f"Study {self.name!r} has no result yet: run it, or see `rheostat trials {self.name}`.")
+        return Best(best, self.seed, self.checkpoints, self._model_builder())
+
+    def frame(self) -> Any:
+        """The trials as a pandas DataFrame."""
+        return frame(self.trials, self.metric)
+
+    def _model_builder(self) -> Callable[[Config], nn.Module] | None:
+        if self._builder is None and self._record.target:
+            from rheostat.targets import load_target
+
+            target = dict(self._record.target)
+            return lambda config: load_target(**target).task.model(config)
+        return self._builder
+
+
+def storage_url(storage: str | Path | None) -> str:
+    """A database URL from a URL, a path, `$RHEOSTAT_STORAGE`, or the default."""
+    storage = storage or os.environ.get("RHEOSTAT_STORAGE") or DEFAULT_URL
+    return str(storage) if "://" in str(storage) else f"sqlite:///{storage}"
+
+
+def default_workers(data_bytes: int, trials: int | None) -> int:
+    """As many processes as cores and memory allow; one where an accelerator does the work."""
+    import torch
+
+    if torch.accelerator.is_available():
+        return 1
+    memory = psutil.virtual_memory().available * 0.8 // (WORKER_BYTES + 3 * data_bytes)
+    return max(min(os.cpu_count() or 1, int(memory), trials or 1_000_000), 1)
+
+
+def _positive(**settings: float | None) -> None:
+    for name, value in settings.items():
+        if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+            raise SettingError(f"{name}={value!r}: give a number above 0.")

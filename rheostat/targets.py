@@ -1,0 +1,152 @@
+"""From what the user points at (a file, a built-in name, `file.py:object`) to a task and a space to tune it in."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import cloudpickle
+from torch import Tensor, nn
+
+from rheostat.data.base import Dataset, Kind
+from rheostat.data.read import read
+from rheostat.errors import DataError, SpaceError, TaskError, unknown
+from rheostat.hyperparameters import default_space
+from rheostat.models import mlp
+from rheostat.space import Choice, Space
+from rheostat.train.task import Metric, Task
+from rheostat.types import Config
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something to tune."""
+
+    name: str
+    task: Task
+    space: Space
+    notes: tuple[str, ...] = ()
+    validation_size: int | None = None
+
+
+@dataclass(frozen=True)
+class BuildMLP:
+    """Makes the default network of a data set from a configuration."""
+
+    inputs: int
+    outputs: int
+
+    def __call__(self, config: Config) -> nn.Module:
+        return mlp.MLP(self.inputs, self.outputs, **{n: config[n] for n in mlp.HYPERPARAMETERS if n in config})
+
+
+@dataclass(frozen=True)
+class ScaledRMSE:
+    """Root mean squared error in the units of the user's target, which was standardised by `scale`."""
+
+    scale: float
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).square().mean().sqrt() * self.scale
+
+
+def load_target(
+    target: str,
+    label: str | None = None,
+    test: str | None = None,
+    device: str = "auto",
+    arguments: Mapping[str, str] | None = None,
+) -> Target:
+    """The task and the default space of a target.
+
+    `label` names the column to predict, `test` a file of held-out rows, and `arguments` are given to the function
+    where the target is one. Raises DataError, TaskError or SpaceError in words.
+    """
+    path, _, name = target.partition(".py:")
+    if target.endswith(".py") or name:
+        return _from_python(Path(path if target.endswith(".py") else path + ".py"), name, dict(arguments or {}))
+    if arguments:
+        raise TaskError(f"--arg {next(iter(arguments))}: only a target like file.py:function takes arguments.")
+    dataset = read(target, label=label, test=Path(test) if test else None)
+    return from_dataset(dataset, device)
+
+
+def from_dataset(dataset: Dataset, device: str = "auto") -> Target:
+    """The default network for tabular data: an MLP."""
+    classification = dataset.kind is Kind.CLASSIFICATION
+    metrics: Mapping[str, Metric] | tuple[str, ...] = ("error", "accuracy")
+    if not classification:
+        metrics = {"rmse": ScaledRMSE(dataset.target_scale)}
+    task = Task(
+        BuildMLP(dataset.inputs, dataset.outputs),
+        dataset.train,
+        dataset.validation,
+        loss="cross_entropy" if classification else "mse",
+        metrics=metrics,
+        test=dataset.test,
+        name=dataset.name,
+        device=device,
+    )
+    space = _fitting(default_space(mlp.HYPERPARAMETERS), len(dataset.train[0]))
+    return Target(dataset.name, task, space, dataset.notes, len(dataset.validation[0]))
+
+
+def _fitting(space: Space, examples: int) -> Space:
+    """The space without batch sizes that the data cannot fill."""
+    sizes = space.tuned.get("batch_size")
+    if not isinstance(sizes, Choice):
+        return space
+    possible = [size for size in sizes.values if size <= examples]
+    fitting: Any = Choice(possible) if len(possible) > 1 else possible[0] if possible else "full"
+    if len(possible) == len(sizes.values):
+        return space
+    return Space({**space.tuned, **space.fixed, "batch_size": fitting})
+
+
+def _from_python(path: Path, name: str, arguments: dict[str, str]) -> Target:
+    module = _imported(path)
+    name = name or "task"
+    if name not in vars(module):
+        public = [n for n, v in vars(module).items() if not n.startswith("_") and (callable(v) or isinstance(v, Task))]
+        raise TaskError(unknown(f"object in {path}", name, public))
+    found = vars(module)[name]
+    if callable(found):
+        try:
+            inspect.signature(found).bind(**arguments)
+        except TypeError as cause:
+            raise TaskError(f"{path}:{name}{inspect.signature(found)}: {cause}. Give --arg NAME=VALUE.") from None
+        found = found(**arguments)
+    elif arguments:
+        raise TaskError(f"{path}:{name} is not a function, so --arg {next(iter(arguments))} has nowhere to go.")
+    task, space = found if isinstance(found, tuple) and len(found) == 2 else (found, vars(module).get("space"))
+    if not isinstance(task, Task):
+        raise TaskError(
+            f"{path}:{name} gives a {type(task).__name__}; it must be a rheostat.Task, or a function that returns one "
+            "(or a Task and a Space)."
+        )
+    if space is None:
+        raise SpaceError(f"{path}: there is no space to tune in. Return (task, space), or define `space` beside it.")
+    size = len(task.validation[0]) if isinstance(task.validation, tuple) else None
+    return Target(path.stem, task, space if isinstance(space, Space) else Space(space), (), size)
+
+
+def _imported(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise DataError(f"There is no file {path} (in {Path.cwd()}). Give the path of a Python file, as FILE.py:OBJECT.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    sys.path.insert(0, str(path.parent.resolve()))  # so that it can import its neighbours
+    try:
+        spec.loader.exec_module(module)
+    except Exception as cause:  # the user's file may raise anything
+        raise TaskError(f"{path} cannot be imported: {type(cause).__name__}: {cause}.") from cause
+    cloudpickle.register_pickle_by_value(module)  # worker processes get it by value, not by its name
+    return module

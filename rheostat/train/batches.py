@@ -1,0 +1,102 @@
+"""The order in which a trial sees its data.
+
+The order of an epoch depends on the trial's seed and the number of the epoch alone, so a trial that continues in
+another process, or beside other trials, sees the same batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from rheostat.errors import TaskError
+from rheostat.train.task import Data, Tensors
+from rheostat.types import Config, derive_seed
+
+GATHER_BYTES = 4 * 2**20  # rows gathered at once: many batches for small rows, and still in the cache
+
+
+class TensorBatches:
+    """Shuffled mini-batches of tensors in memory.
+
+    `batch_size` 1 is stochastic, `"full"` (or the number of examples) is full-batch gradient descent, which
+    needs no shuffling, and anything between is mini-batch. The last batch of an epoch holds what is left over;
+    `last="drop"` leaves it out.
+    """
+
+    def __init__(self, data: Tensors, batch_size: int | str, seed: int, last: str = "keep") -> None:
+        self.data = data
+        self.examples = len(data[0])
+        self.batch_size = _checked_size(batch_size, self.examples)
+        self.seed = seed
+        self.used = self.examples - self.examples % self.batch_size if last == "drop" else self.examples
+        self.steps_per_epoch = math.ceil(self.used / self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[Tensors]:
+        """The batches of an epoch (from 0), each a tuple of tensors of shape (batch, ...)."""
+        if self.batch_size == self.examples:
+            yield self.data
+            return
+        order = torch.randperm(
+            self.examples, generator=torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        ).to(self.data[0].device)
+        row_bytes = sum(t[0].numel() * t.element_size() for t in self.data)
+        rows = max(GATHER_BYTES // max(row_bytes * self.batch_size, 1), 1) * self.batch_size
+        for chunk in order[: self.used].split(rows):
+            gathered = [tensor.index_select(0, chunk) for tensor in self.data]
+            yield from zip(*(tensor.split(self.batch_size) for tensor in gathered), strict=True)
+
+
+class LoaderBatches:
+    """The batches of the user's DataLoader. Its random numbers come from torch's global generator, which the
+    trial owns while it trains; a generator given to the loader is seeded by trial and epoch."""
+
+    def __init__(self, loader: DataLoader[Any], seed: int) -> None:
+        self.loader = loader
+        self.seed = seed
+        self.batch_size = loader.batch_size or 0
+        self.steps_per_epoch = len(loader)
+
+    def epoch(self, epoch: int) -> Iterator[Tensors]:
+        """The batches of an epoch (from 0)."""
+        if self.loader.generator is not None:
+            self.loader.generator.manual_seed(derive_seed(self.seed, "order", epoch))
+        for batch in self.loader:
+            if not isinstance(batch, tuple | list) or not all(isinstance(part, Tensor) for part in batch):
+                raise TaskError(
+                    f"The DataLoader gave a {type(batch).__name__}; it must give tuples of tensors, targets last."
+                )
+            yield tuple(batch)
+
+
+Batches = TensorBatches | LoaderBatches
+
+
+def make_batches(
+    data: Data | Callable[[Config], DataLoader[Any]], config: Config, seed: int, device: torch.device
+) -> Batches:
+    """The training batches of a configuration; tensors are moved to the device once."""
+    if callable(data) and not isinstance(data, DataLoader):
+        data = data(config)
+    if isinstance(data, DataLoader):
+        return LoaderBatches(data, seed)
+    tensors = tuple(tensor.to(device) for tensor in data)
+    return TensorBatches(tensors, config.get("batch_size", 32), seed)
+
+
+def _checked_size(batch_size: int | str, examples: int) -> int:
+    if batch_size == "full":
+        return examples
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise TaskError(f"batch_size={batch_size!r}: give a whole number from 1 to {examples}, or 'full'.")
+    if batch_size > examples:
+        raise TaskError(
+            f"batch_size={batch_size} is more than the {examples} training examples: give at most {examples}, "
+            "or 'full' for full-batch gradient descent."
+        )
+    return batch_size

@@ -1,0 +1,388 @@
+"""One trial in plain PyTorch: the truth that every faster path is tested against."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rheostat.errors import CheckpointError, Infeasible, TaskError, unknown
+from rheostat.train import checkpoint, optimizers, randomness, rates
+from rheostat.train.base import Send
+from rheostat.train.batches import make_batches
+from rheostat.train.hooks import ClipGradients, EarlyStopping, Hook, Hooks, Run, StopOnNaN, WeightAverage
+from rheostat.train.task import Task, evaluate, pick_device
+from rheostat.types import Config, Job, Outcome, Report, Status
+
+SETTINGS = frozenset(
+    {"batch_size", "accumulate", "clip_norm", "ema", "label_smoothing", "patience", "epochs", "optimizer", "schedule"}
+)
+
+
+class Training:
+    """One trial in memory: model, optimiser, rate, hooks, random state, and how far it is.
+
+    Raises TaskError when the model, optimiser or schedule of this configuration cannot be built.
+    """
+
+    def __init__(self, task: Task, job: Job) -> None:
+        config = job.config
+        self.task, self.job, self.config = task, job, config
+        self.device = pick_device(task.device)
+        self.max_epochs = min(job.max_epochs, int(config.get("epochs", job.max_epochs)))
+        self.reports: list[Report] = []
+        self.best_value, self.best_epoch = math.inf, 0
+        self.best_weights: dict[str, Tensor] = {}  # of this epoch, until they are saved
+        self.seconds = 0.0
+        self.grad_norm = math.nan
+        self.checkpoint: tuple[int, dict[str, Tensor]] | None = None
+        self.accumulate = _whole(config, "accumulate", 1)
+        self.loss_function = task.loss_function(config)
+        with randomness.apart():
+            randomness.seed_all(job.seed)
+            self.model = _built(task, config).to(self.device)
+            self.batches = make_batches(task.train, config, job.seed, self.device)
+            self.optimizer = optimizers.build(config, self.model.parameters())
+            self.random_state = randomness.get_state()
+        steps = self.batches.steps_per_epoch
+        self.rate, self.plateau = rates.from_config(config, steps, max(steps * self.max_epochs, 1))
+        self.hooks = Hooks([*_own_hooks(task, config), *task.hooks(config)])
+        self.run = Run(self.model, self.optimizer, steps, latest_checkpoint=lambda: self.checkpoint)
+        self.average = next((h for h in self.hooks if isinstance(h, WeightAverage)), None)
+        self.begun = False
+
+    @property
+    def ended(self) -> bool:
+        return self.run.stop_reason is not None or self.run.epoch >= self.max_epochs
+
+    def train_epoch(self) -> list[Report]:
+        """Train and validate one epoch; its reports, the last of them at the end of the epoch.
+
+        Raises Infeasible when the loss leaves the finite numbers, and whatever the user's code raises.
+        """
+        with self._own_randomness():
+            self._started = time.perf_counter() - self.seconds
+            if not self.begun:
+                self.hooks.begin(self.run)
+                self.begun = True
+            first = len(self.reports)
+            train_loss, examples, seconds = self._train_batches()
+            self.run.epoch += 1
+            metrics = {
+                "train_loss": train_loss,
+                "lr": float(self.optimizer.param_groups[0]["lr"]),
+                "grad_norm": self.grad_norm,
+                "examples_per_second": examples / max(seconds, 1e-9),
+            }
+            validation = self._validate()
+            self._report({**validation, **metrics}, epoch_end=True)
+            value = self._value(self.reports[-1].metrics)
+            if self.plateau is not None:
+                self.plateau.update(value)
+            if value < self.best_value:
+                self.best_value, self.best_epoch = value, self.run.epoch
+                self.best_weights = self._judged_weights()
+            if self.ended:
+                self.hooks.end(self.run)
+            self.seconds = time.perf_counter() - self._started
+        return self.reports[first:]
+
+    def _train_batches(self) -> tuple[float, int, float]:
+        """One pass over the batches: mean loss, number of examples, seconds."""
+        run, hooks, model, optimizer = self.run, self.hooks, self.model, self.optimizer
+        started, total, examples = time.perf_counter(), 0.0, 0
+        last = self.batches.steps_per_epoch - 1
+        model.train()
+        try:
+            for index, batch in enumerate(self.batches.epoch(run.epoch)):
+                lr = self.rate(run.step) * (self.plateau.scale if self.plateau is not None else 1.0)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                optimizer.zero_grad(set_to_none=True)
+                loss = self._backward(batch)
+                if run.step == 0:
+                    self._report({"train_loss": float(loss)}, epoch_end=False)  # the untrained network
+                if index == last:
+                    self.grad_norm = _grad_norm(model)
+                hooks.before_step(run)
+                optimizer.step()
+                run.step += 1
+                run.set_loss(loss)
+                hooks.after_step(run)
+                total += run.loss * len(batch[-1])
+                examples += len(batch[-1])
+                if run.stop_reason is not None:
+                    break
+                every = self.task.validate_every_steps
+                if every and run.step % every == 0 and index != last:
+                    self._report(self._validate(), epoch_end=False)
+                    if run.stop_reason is not None:
+                        break
+        except StopIteration:  # a hook has had enough: training ends normally (SessionRunHook)
+            run.request_stop("a hook ended the training")
+        return total / max(examples, 1), examples, time.perf_counter() - started
+
+    def _backward(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """Gradients of the mean loss over a batch, in `accumulate` parts; the detached loss."""
+        if self.device.type != "cpu":
+            batch = tuple(part.to(self.device, non_blocking=True) for part in batch)
+        if self.accumulate == 1:
+            *inputs, target = batch
+            loss = self.loss_function(self.model(*inputs), target)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss.detach()
+        whole = len(batch[-1])
+        total = torch.zeros((), device=self.device)
+        for *inputs, target in zip(*(part.chunk(self.accumulate) for part in batch), strict=True):
+            loss = self.loss_function(self.model(*inputs), target) * (len(target) / whole)
+            loss.backward()
+            total += loss.detach()
+        return total
+
+    def _validate(self) -> dict[str, float]:
+        with self.average.swapped(self.model) if self.average is not None else nullcontext():
+            results = evaluate(self.task, self.model, self.task.validation, self.device)
+        metrics = {f"val_{name}": value for name, value in results.items()}
+        self.run.metrics = metrics
+        self.hooks.after_validation(self.run)
+        return metrics
+
+    def _report(self, metrics: dict[str, float], epoch_end: bool) -> None:
+        run, seconds = self.run, time.perf_counter() - self._started
+        self.reports.append(Report(self.job.trial, run.epoch, run.step, metrics, seconds, epoch_end))
+
+    def _value(self, metrics: dict[str, float]) -> float:
+        value = metrics.get(self.task.metric, math.nan)
+        return -value if self.task.direction == "maximize" else value
+
+    def _judged_weights(self) -> dict[str, Tensor]:
+        """A copy of the weights that validation judged: the average where they are averaged."""
+        with self.average.swapped(self.model) if self.average is not None else nullcontext():
+            return {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+    def save(self, folder: Path) -> None:
+        """Write all that is needed to continue exactly from the end of this epoch."""
+        weights = self.model.state_dict()
+        if self.best_weights:
+            checkpoint.save_best(folder, self.best_epoch, self.best_weights)
+            self.best_weights = {}
+        checkpoint.save(folder, self.run.epoch, weights, self.state_dict())
+        if self.hooks.need_checkpoints:
+            self.checkpoint = self.run.step, {name: tensor.clone() for name, tensor in weights.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "identity": _identity(self.job),
+            "optimizer": self.optimizer.state_dict(),
+            "plateau": self.plateau.state_dict() if self.plateau is not None else {},
+            "hooks": self.hooks.state_dict(),
+            "random": self.random_state,
+            "reports": [
+                [r.epoch, r.step, r.metrics, r.seconds, r.epoch_end] for r in self.reports
+            ],
+            "epoch": self.run.epoch,
+            "step": self.run.step,
+            "stop_reason": self.run.stop_reason,
+            "best": [self.best_value, self.best_epoch],
+            "seconds": self.seconds,
+        }
+
+    def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Continue from what `save` wrote. Raises CheckpointError when it is of another network or hooks."""
+        try:
+            self.model.load_state_dict(weights)
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as cause:
+            raise CheckpointError(
+                f"Trial {self.job.trial} cannot be continued: its checkpoint is of another network ({cause}). "
+                "Has the model changed since? Start a study with another name."
+            ) from cause
+        if self.plateau is not None:
+            self.plateau.load_state_dict(state["plateau"])
+        self.hooks.load_state_dict(state["hooks"])
+        self.random_state = state["random"]
+        self.reports = [Report(self.job.trial, *values) for values in state["reports"]]
+        self.run.epoch, self.run.step = state["epoch"], state["step"]
+        self.run.stop_reason = state["stop_reason"]
+        self.best_value, self.best_epoch = state["best"]
+        self.seconds = state["seconds"]
+        if self.hooks.need_checkpoints:
+            self.checkpoint = self.run.step, weights
+
+    @contextmanager
+    def _own_randomness(self) -> Iterator[None]:
+        with randomness.apart():
+            randomness.set_state(self.random_state)
+            yield
+            self.random_state = randomness.get_state()
+
+
+class TaskRunner:
+    """Runs the trials of a task one epoch at a time, with a checkpoint after each."""
+
+    def __init__(self, task: Task, root: Path) -> None:
+        self.task, self.root = task, root
+        self._live: Training | None = None
+
+    def run(self, job: Job, send: Send) -> Outcome:
+        folder = checkpoint.trial_folder(self.root, job.trial)
+        training = None
+        try:
+            training = self._continued(job, folder, send)
+            while training.run.epoch < job.until_epoch and not training.ended:
+                reports = training.train_epoch()
+                training.save(folder)
+                for report in reports:
+                    send(report)
+        except CheckpointError:
+            raise
+        except Exception as error:
+            self._live = None
+            return _failure(job, training, error, send)
+        self._live = None if training.ended else training
+        run = training.run
+        if run.stop_reason is not None:
+            return Outcome(job.trial, Status.CONVERGED, run.epoch, run.stop_reason)
+        return Outcome(job.trial, Status.DONE if training.ended else Status.PAUSED, run.epoch)
+
+    def _continued(self, job: Job, folder: Path, send: Send) -> Training:
+        """The trial where it stands: still in memory, from its checkpoint, or new."""
+        live = self._live
+        if live is not None and _identity(live.job) == _identity(job):
+            return live
+        training = Training(self.task, job)
+        stored = checkpoint.latest(folder)
+        if stored is not None and stored[1].get("identity") == _identity(job):
+            training.load(*stored)
+            for report in training.reports:  # some may have been lost with the process that measured them
+                send(report)
+        return training
+
+
+def _identity(job: Job) -> list[Any]:
+    return [job.trial, job.config.key(), job.seed, job.max_epochs]
+
+
+def _failure(job: Job, training: Training | None, error: Exception, send: Send) -> Outcome:
+    epoch = training.run.epoch if training is not None else 0
+    for report in training.reports if training is not None else ():
+        send(report)  # the loss of the untrained network is known even now
+    if isinstance(error, Infeasible):
+        return Outcome(job.trial, Status.INFEASIBLE, epoch, str(error))
+    if is_out_of_memory(error):
+        step = training.run.step if training is not None else 0
+        return Outcome(job.trial, Status.INFEASIBLE, epoch, f"out of memory at step {step}")
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    return Outcome(job.trial, Status.FAILED, epoch, reason, traceback.format_exc())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on the accelerator or in the main memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("can't allocate memory", "not enough memory", "out of memory")
+    )
+
+
+def _built(task: Task, config: Config) -> nn.Module:
+    model = task.model(config)
+    if not isinstance(model, nn.Module):
+        raise TaskError(f"model(config) gave a {type(model).__name__}; it must return a torch.nn.Module.")
+    return model
+
+
+def _own_hooks(task: Task, config: Config) -> list[Hook]:
+    """The hooks that a configuration asks for, and the guard against NaN."""
+    hooks: list[Hook] = []
+    if (norm := config.get("clip_norm")) is not None:
+        hooks.append(ClipGradients(max_norm=norm))
+    if (decay := config.get("ema")) is not None and decay:
+        hooks.append(WeightAverage(decay=decay))
+    hooks.append(StopOnNaN())
+    if config.get("patience") is not None:
+        patience = _whole(config, "patience", 0)
+        mode = "max" if task.direction == "maximize" else "min"
+        hooks.append(EarlyStopping(task.metric, patience=patience, unit="epochs", mode=mode))
+    return hooks
+
+
+def _whole(config: Config, name: str, default: int) -> int:
+    value = config.get(name, default)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise TaskError(f"{name}={value!r}: give a whole number from 1.")
+    return value
+
+
+def _grad_norm(model: nn.Module) -> float:
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(grads)) if grads else math.nan
+
+
+class _Recorder(Config):
+    """A configuration that notes which of its hyperparameters are read."""
+
+    __slots__ = ("read",)
+
+    def __init__(self, values: Config) -> None:
+        super().__init__(dict(values))
+        object.__setattr__(self, "read", set())
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("__"):
+            self.read.add(name)
+        return super().__getattr__(name)
+
+    def __iter__(self) -> Iterator[str]:
+        self.read.update(self._values)  # `**config` or a loop reads everything
+        return super().__iter__()
+
+
+def check(task: Task, config: Config) -> None:
+    """Build a network without training it, apply it to a few examples, and see who reads each hyperparameter.
+
+    Raises TaskError for a misspelt hyperparameter, a model that cannot be built, or data that do not fit it.
+    """
+    recorder = _Recorder(config)
+    with randomness.apart():
+        randomness.seed_all(0)
+        model = _built(task, recorder)
+        if callable(task.train):
+            task.train(recorder)
+        task.hooks(recorder)
+        known = SETTINGS | optimizers.all_reads() | rates.all_reads()
+        for name in config:
+            if name not in known and name not in recorder.read:
+                raise TaskError(
+                    unknown("hyperparameter", name, sorted(known | recorder.read))
+                    + " Neither the trainer nor the model reads it."
+                )
+        optimizers.build(config, model.parameters())
+        rates.from_config(config, 1, 1)
+        _try_on_a_few(task, model)
+
+
+def _try_on_a_few(task: Task, model: nn.Module) -> None:
+    if not isinstance(task.validation, tuple):
+        return
+    few = tuple(tensor[:8] for tensor in task.validation)
+    device = pick_device(task.device)
+    try:
+        evaluate(task, model.to(device), few, device)
+    except Exception as cause:  # the user's model, loss and metrics may raise anything
+        raise TaskError(
+            f"The network cannot be applied to the validation data: {type(cause).__name__}: {cause}. Its inputs have "
+            f"shapes {[tuple(t.shape[1:]) for t in few[:-1]]} and its targets {tuple(few[-1].shape[1:])} "
+            f"({few[-1].dtype}); see that model, loss and metrics fit them."
+        ) from cause

@@ -1,0 +1,71 @@
+"""The shortest way in: a task, a space, and go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rheostat.errors import SpaceError
+from rheostat.schedule.base import Scheduler
+from rheostat.show.base import Watcher
+from rheostat.space import Hyperparameter, Space
+from rheostat.study import Study
+from rheostat.targets import load_target
+from rheostat.train.task import Task
+from rheostat.types import Scalar
+
+
+def tune(
+    task: Task | str,
+    space: Space | Mapping[str, Hyperparameter | Scalar] | None = None,
+    *,
+    name: str | None = None,
+    trials: int | None = 60,
+    epochs: int = 20,
+    minutes: float | None = None,
+    seed: int | None = None,
+    storage: str | Path | None = None,
+    search: str = "sobol",
+    schedule: str | Scheduler = "asha",
+    workers: int | None = None,
+    in_flight: int | None = None,
+    progress: str | Watcher = "auto",
+    target: Mapping[str, Any] | None = None,
+) -> Study:
+    """Find the hyperparameters with which a task trains best; the study that did it.
+
+    `task` is a Task, or what the command line takes (`digits`, a file, `file.py:object`), which brings its own
+    space. `trials` is how many there shall be in all: the same call again continues the study of this name up to
+    them. `workers` is how many processes train (None: as many as the machine allows; 1: this one).
+
+    Raises TaskError, DataError or SpaceError before anything is trained where the parts do not fit together, and
+    StudyError where a study of this name cannot be continued with these arguments.
+    """
+    if isinstance(task, str):
+        target = target or {"target": task}
+        loaded = load_target(**target)
+        task, space, name = loaded.task, space if space is not None else loaded.space, name or loaded.name
+    if space is None:
+        raise SpaceError("Which hyperparameters? Give a space, such as Space(lr=Float(1e-5, 1e-1, log=True)).")
+    study = Study(
+        name or task.name,
+        space,
+        metric=task.metric,
+        direction=task.direction,
+        storage=storage,
+        seed=seed,
+        target=target,
+        data_fingerprint=task.fingerprint(),
+    )
+    return study.train(
+        task,
+        trials=trials,
+        epochs=epochs,
+        minutes=minutes,
+        search=search,
+        schedule=schedule,
+        workers=workers,
+        in_flight=in_flight,
+        progress=progress,
+    )
