@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -13,7 +12,6 @@ import typer
 from rheostat.errors import RheostatError, SettingError, StudyError, WorkerError
 
 if TYPE_CHECKING:
-    from rheostat.results import TrialResult
     from rheostat.study import Study
 
 app = typer.Typer(
@@ -92,17 +90,9 @@ def tune(
 @app.command()
 def best(study: StudyName, storage: Storage = None, as_json: AsJson = False) -> None:
     """The best configuration of a study, and code to use it."""
-    from rheostat.show.text import code_to_use, number
+    from rheostat import commands
 
-    found = _load(study, storage)
-    best = found.best
-    if as_json:
-        _print_json(_trial_json(best.trial))
-        return
-    print(f"{found.metric} {number(best.value)}  trial {best.number}, epoch {best.epoch}")
-    for hyperparameter, value in best.config.items():
-        print(f"  {hyperparameter} = {value!r}")
-    print(code_to_use(study, storage))
+    commands.show_best(_load(study, storage), as_json, storage)
 
 
 @app.command()
@@ -110,11 +100,7 @@ def trials(study: StudyName, storage: Storage = None, as_json: AsJson = False) -
     """Every trial of a study."""
     from rheostat import commands
 
-    found = _load(study, storage)
-    if as_json:
-        _print_json([_trial_json(trial) for trial in found.trials])
-    else:
-        commands.print_trials(found)
+    commands.list_trials(_load(study, storage), as_json)
 
 
 @app.command()
@@ -127,17 +113,10 @@ def show(
     """A study, or one of its trials with every report."""
     from rheostat import commands
 
-    found = _load(study, storage)
     if trial is None:
-        commands.show_study(found, as_json)
-        return
-    chosen = next((t for t in found.trials if t.number == trial), None)
-    if chosen is None:
-        raise StudyError(f"Study {study!r} has no trial {trial}: it has trials 0 to {len(found.trials) - 1}.")
-    if as_json:
-        _print_json({**_trial_json(chosen), "reports": [_report_json(report) for report in chosen.reports]})
+        commands.show_study(_load(study, storage), as_json)
     else:
-        commands.show_trial(found, chosen)
+        commands.show_trial(_load(study, storage), trial, as_json)
 
 
 @app.command()
@@ -165,13 +144,9 @@ def enqueue(
     storage: Storage = None,
 ) -> None:
     """Try a configuration next; what is not given is taken from the best trial."""
-    found = _load(study, storage)
-    given = _pairs("enqueue", values)
-    base = {} if found.space.fixed.keys() | found.space.keys() <= given.keys() else dict(found.best.config)
-    merged = {**base, **given}
-    config = {n: v for n, v in merged.items() if n in given or n not in found.space or found.space.is_active(n, merged)}
-    found.enqueue(config)
-    print(f"Queued. It is tried next while {study} runs, or when you run it again.")
+    from rheostat import commands
+
+    commands.enqueue(_load(study, storage), _pairs("enqueue", values))
 
 
 @app.command()

@@ -71,6 +71,12 @@ class Ledger:
             if trial.status.ended and trial.number not in self._open:
                 self._show(trial.number, status=trial.status, reason=trial.reason)
 
+    def set_aside(self, trials: Iterable[int]) -> None:
+        """Leave the open assignments of these trials to somebody else (who asked for them)."""
+        for trial in trials:
+            if self.is_open(trial):
+                del self._open[trial]
+
     def report(self, report: Report) -> None:
         """Note a report; a repeated or intermediate one changes nothing."""
         values = self._trials[report.trial].values
@@ -90,6 +96,11 @@ class Ledger:
     def in_flight(self) -> int:
         """Assignments that are not settled yet."""
         return len(self._open)
+
+    def is_open(self, trial: int) -> bool:
+        """Whether a trial has an assignment that has not ended."""
+        row = self._open.get(trial)
+        return row is not None and row.outcome is None
 
     @property
     def training(self) -> list[AssignmentRow]:

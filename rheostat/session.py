@@ -81,11 +81,10 @@ class Session:
     def __post_init__(self) -> None:
         sign = -1 if self.study.direction == "maximize" else 1
         self.ledger = Ledger(self.study.metric, sign, in_order=self.plan.scheduler.adaptive)
-        self.ledger.restore(
-            self.records.trials(self.study),
-            self.records.reports(self.study),
-            self.records.assignments(self.study),
-        )
+        trials = self.records.trials(self.study)
+        reports, assignments = self.records.reports(self.study), self.records.assignments(self.study)
+        self.ledger.restore(trials, reports, assignments)
+        self.ledger.set_aside(trial.number for trial in trials if trial.source == "ask")
         self._epochs_before = self.ledger.epochs
         self._queue = self.records.queued(self.study)
         self.places = 1

@@ -98,6 +98,7 @@ class Study:
         else:
             self._record = self._continue(name, space, metric, direction, seed, data_fingerprint)
         self._builder: Callable[[Config], nn.Module] | None = None
+        self._ledger: Ledger | None = None
 
     @classmethod
     def load(cls, name: str, storage: str | Path | None = None) -> Study:
@@ -110,6 +111,7 @@ class Study:
         study._record = study.records.study(name)
         study.continued = True
         study._builder = None
+        study._ledger = None
         return study
 
     def _continue(
@@ -239,6 +241,7 @@ class Study:
             None if minutes is None else time.monotonic() + 60 * minutes,
             watcher,
         )
+        self._ledger = None  # the session keeps its own
         self.records.claim(self._record)
         try:
             session = Session(self.records, self._record, plan, self.checkpoints)
@@ -296,23 +299,28 @@ class Study:
     # -- by hand ---------------------------------------------------------------------------------------------
 
     def ask(self) -> Asked:
-        """A new trial to be trained by hand; `tell` its results. An unanswered one is not asked again."""
-        ledger = self._restored()
+        """A new trial to be trained by hand; `tell` its results."""
+        for attempt in range(100):
+            try:
+                return self._ask(self._books(again=attempt > 0))
+            except StudyError:
+                if attempt == 99:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _ask(self, ledger: Ledger) -> Asked:
         queue = self.records.queued(self._record)
-        rng = np.random.default_rng([self.seed, ledger.decisions])
         entry = next(iter(queue), None)
-        if entry is not None:
-            config = queue[entry]
-        else:
-            found = make_searcher("sobol", self.space, self.seed).suggest(ledger.history(), 1, rng)
-            if not found:
-                raise StudyError(f"Every configuration of the space of {self.name!r} has been tried.")
-            config = found[0]
-        decision = ledger.decide([Start(config, UNLIMITED)], {})
+        rng = np.random.default_rng([self.seed, ledger.decisions])
+        searcher = make_searcher("sobol", self.space, self.seed)
+        found = [queue[entry]] if entry is not None else searcher.suggest(ledger.history(), 1, rng)
+        if not found:
+            raise StudyError(f"Every configuration of the space of {self.name!r} has been tried.")
+        decision = ledger.decide([Start(found[0], UNLIMITED)])
         trial = replace(decision.new_trials[0], source="ask")
         queued = {} if entry is None else {trial.number: entry}
         self.records.assign(self._record, decision.rows, [trial], queued=queued)
-        return Asked(trial.number, config, trial_seed(self.seed, trial.number))
+        return Asked(trial.number, trial.config, trial_seed(self.seed, trial.number))
 
     def tell(
         self,
@@ -330,31 +338,41 @@ class Study:
         Raises StudyError for a trial that was not asked or has ended already.
         """
         number = trial if isinstance(trial, int) else trial.number
-        rows = [row for row in self.records.assignments(self._record) if row.trial == number]
-        if not rows or rows[-1].outcome is not None:
-            raise StudyError(f"Trial {number} of {self.name!r} is not waiting for a result: ask for one first.")
         if status not in ("done", "infeasible", "failed"):
             raise SettingError(unknown("status", status, ("done", "infeasible", "failed")))
+        ledger = self._books()
+        if not ledger.is_open(number) and not (ledger := self._books(again=True)).is_open(number):
+            raise StudyError(f"Trial {number} of {self.name!r} is not waiting for a result: ask for one first.")
         if value is not None:
             metrics = {**metrics, self.metric: float(value)}
-        reported = [r.epoch for r in self.records.reports(self._record, number)]
-        at = epoch if epoch is not None else max(reported, default=0) + (1 if metrics else 0)
+        trained = ledger.latest(number).epochs
+        if epoch is None and not metrics and not trained and status == "done":
+            raise StudyError(f"Trial {number} has no {self.metric}: tell(trial, value), or status='failed'.")
+        at = epoch if epoch is not None else trained + (1 if metrics else 0)
         if metrics:
-            self.records.append(self._record, [Report(number, at, at, metrics)])
+            report = Report(number, at, at, metrics)
+            self.records.append(self._record, [report])
+            ledger.report(report)
         if epoch is None:
             ended = Status(status)
             if value is not None and not math.isfinite(value):
                 ended, reason = Status.INFEASIBLE, f"{self.metric} = {value}"
-            if ended is Status.DONE and not metrics and not reported:
-                raise StudyError(f"Trial {number} has no {self.metric}: tell(trial, value), or status='failed'.")
-            self.records.conclude(self._record, [Outcome(number, ended, at, reason)])
+            outcome = Outcome(number, ended, at, reason)
+            self.records.conclude(self._record, [outcome])
+            ledger.conclude(outcome)
+            ledger.settle_next()
 
-    def _restored(self) -> Ledger:
-        sign = -1 if self.direction == "maximize" else 1
-        ledger = Ledger(self.metric, sign, in_order=False)
-        records, study = self.records, self._record
-        ledger.restore(records.trials(study), records.reports(study), records.assignments(study))
-        return ledger
+    def _books(self, again: bool = False) -> Ledger:
+        """The ledger of ask and tell, read from the records once, and again where another process has written."""
+        if self._ledger is None or again:
+            sign = -1 if self.direction == "maximize" else 1
+            self._ledger = Ledger(self.metric, sign, in_order=False)
+            self._ledger.restore(
+                self.records.trials(self._record),
+                self.records.reports(self._record),
+                self.records.assignments(self._record),
+            )
+        return self._ledger
 
     def enqueue(self, config: Mapping[str, Scalar]) -> None:
         """Try this configuration next. Raises SpaceError where it does not fit the space."""

@@ -183,11 +183,8 @@ class Records:
             "target": json.dumps(dict(target)),
             "environment": json.dumps(asdict(environment)),
         }
-        try:
-            with self._write() as connection:
-                connection.execute(schema.studies.insert().values(values))
-        except IntegrityError:
-            raise StudyError(f"A study named {name!r} exists already in {self.url}.") from None
+        with self._write(f"A study named {name!r} was made") as connection:
+            connection.execute(schema.studies.insert().values(values))
         study = self.find_study(name)
         assert study is not None
         return study
@@ -262,10 +259,11 @@ class Records:
         """Record a decision in one transaction: its assignments, the trials that it starts, and what it saw.
 
         `settled` are the assignments whose results it took into account; `stopped` maps trials that it ends to
-        the reason; `queued` maps trials to the entry of the queue they came from.
+        the reason; `queued` maps trials to the entry of the queue they came from. Raises StudyError where
+        another process has used the same numbers.
         """
         now = time.time()
-        with self._write() as connection:
+        with self._write(f"Another process has written to study {study.name!r}") as connection:
             if new_trials:
                 rows = [
                     {
@@ -437,9 +435,14 @@ class Records:
     # -- the database ----------------------------------------------------------------------------------------
 
     @contextmanager
-    def _write(self) -> Iterator[Connection]:
-        with self._explained(), self._connection.begin():
-            yield self._connection
+    def _write(self, conflict: str = "") -> Iterator[Connection]:
+        try:
+            with self._explained(), self._connection.begin():
+                yield self._connection
+        except IntegrityError:
+            if not conflict:
+                raise
+            raise StudyError(f"{conflict} in {self.url} at the same time.") from None
 
     def _read(self, query: Any) -> list[Any]:
         with self._explained(), self._reader.begin():

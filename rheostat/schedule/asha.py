@@ -111,13 +111,15 @@ def promotions(trials: Iterable[TrialRecord], rungs: tuple[int, ...], factor: in
     promoted: list[Continue] = []
     for rung, until_epoch in enumerate(rungs[1:]):
         top = sorted(entries[rung])[: len(entries[rung]) // factor]
-        finite = [(value, number) for value, number in top if value < math.inf]
-        entries[rung + 1] += [
-            (value, number) for value, number in finite if converged.get(number, math.inf) <= rung
-        ]
-        promoted = [
-            Continue(number, until_epoch) for _, number in finite if paused.get(number) == rung
-        ] + promoted
+        rising = []
+        for value, number in top:
+            if value == math.inf:
+                break
+            if paused.get(number) == rung:
+                rising.append(Continue(number, until_epoch))
+            elif number in converged and converged[number] <= rung:
+                entries[rung + 1].append((value, number))
+        promoted = rising + promoted
     return unfinished + promoted
 
 

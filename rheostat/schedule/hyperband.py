@@ -11,7 +11,7 @@ import numpy as np
 from rheostat.schedule.asha import promotions
 from rheostat.schedule.fifo import check_at_least, check_limits, new_configs
 from rheostat.search.base import Searcher
-from rheostat.types import Assignment, History, Start
+from rheostat.types import Assignment, History, Start, TrialRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +49,19 @@ class Hyperband:
 
     def bracket(self, number: int) -> Bracket:
         """The bracket of the trial with this number."""
-        return self.brackets[self._pattern[number % len(self._pattern)]]
+        return self.brackets[self._bracket(number)]
+
+    def _bracket(self, number: int) -> int:
+        return self._pattern[number % len(self._pattern)]
 
     def next(self, history: History, free: int, rng: np.random.Generator) -> list[Assignment]:
+        members: list[list[TrialRecord]] = [[] for _ in self.brackets]
+        for trial in history.trials:
+            members[self._bracket(trial.number)].append(trial)
         promoted = [
             job
-            for bracket in self.brackets
-            for job in promotions(
-                [trial for trial in history.trials if self.bracket(trial.number) is bracket],
-                bracket.rungs,
-                self.reduction_factor,
-            )
+            for bracket, trials in zip(self.brackets, members, strict=True)
+            for job in promotions(trials, bracket.rungs, self.reduction_factor)
         ]
         promoted = sorted(promoted, key=lambda job: -job.until_epoch)[:free]
         configs = new_configs(self.searcher, history, self.trials, free - len(promoted), rng)

@@ -149,9 +149,9 @@ class Training:
     def _validate(self) -> dict[str, float]:
         with self.average.swapped(self.model) if self.average is not None else nullcontext():
             results = evaluate(self.task, self.model, self.task.validation, self.device)
-        metrics = {f"val_{name}": value for name, value in results.items()}
-        self.run.metrics = metrics
-        self.hooks.after_validation(self.run)
+            metrics = {f"val_{name}": value for name, value in results.items()}
+            self.run.metrics = metrics
+            self.hooks.after_validation(self.run)  # sees the weights that were judged
         return metrics
 
     def _report(self, metrics: dict[str, float], epoch_end: bool) -> None:
