@@ -184,7 +184,9 @@ def default_space(model_names: Iterable[str] = (), examples: int | None = None) 
     parts["schedule"] = Choice(["cosine", "constant"], prior=Prior("cosine", 0.75))
     if examples is not None:
         sizes = [size for size in parts["batch_size"].values if 8 * size <= examples]
-        parts["batch_size"] = replace(parts["batch_size"], values=sizes) if sizes else min(32, examples)
+        parts["batch_size"] = (
+            replace(parts["batch_size"], values=sizes) if len(sizes) > 1 else min(32, examples)
+        )
     narrower: dict[str, Hyperparameter] = {
         "layers": Int(1, 4, prior=Prior(2, 0.5)),
         "units": Int(16, 512, log=True, prior=Prior(128, 0.4)),

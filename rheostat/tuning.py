@@ -11,7 +11,6 @@ from rheostat.schedule.base import Scheduler
 from rheostat.show.base import Watcher
 from rheostat.space import Hyperparameter, Space
 from rheostat.study import Study
-from rheostat.targets import load_target
 from rheostat.train.task import Task
 from rheostat.types import Scalar
 
@@ -43,6 +42,8 @@ def tune(
     StudyError where a study of this name cannot be continued with these arguments.
     """
     if isinstance(task, str):
+        from rheostat.targets import load_target  # readers are not needed where a Task is given
+
         target = target or {"target": task}
         loaded = load_target(**target)
         task, space, name = loaded.task, space if space is not None else loaded.space, name or loaded.name

@@ -17,14 +17,10 @@ from rheostat.errors import CheckpointError, Infeasible, TaskError, unknown
 from rheostat.train import checkpoint, optimizers, randomness, rates
 from rheostat.train.base import Send
 from rheostat.train.batches import make_batches
-from rheostat.train.hooks import ClipGradients, EarlyStopping, Hook, Hooks, Run, StopOnNaN, WeightAverage
+from rheostat.train.early_stopping import EarlyStopping
+from rheostat.train.hooks import ClipGradients, Hook, Hooks, Run, StopOnNaN, WeightAverage
 from rheostat.train.task import Task, evaluate, pick_device
 from rheostat.types import Config, Job, Outcome, Report, Status
-
-SETTINGS = frozenset(
-    {"batch_size", "accumulate", "clip_norm", "ema", "label_smoothing", "patience", "epochs", "optimizer", "schedule"}
-)
-
 
 class Training:
     """One trial in memory: model, optimiser, rate, hooks, random state, and how far it is.
@@ -138,13 +134,12 @@ class Training:
             loss = self.loss_function(self.model(*inputs), target)
             loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach()
-        whole = len(batch[-1])
-        total = torch.zeros((), device=self.device)
+        losses = []
         for *inputs, target in zip(*(part.chunk(self.accumulate) for part in batch), strict=True):
-            loss = self.loss_function(self.model(*inputs), target) * (len(target) / whole)
-            loss.backward()
-            total += loss.detach()
-        return total
+            loss = self.loss_function(self.model(*inputs), target) * (len(target) / len(batch[-1]))
+            loss.backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        return torch.stack(losses).sum()
 
     def _validate(self) -> dict[str, float]:
         with self.average.swapped(self.model) if self.average is not None else nullcontext():
@@ -350,36 +345,28 @@ class _Recorder(Config):
 
 
 def check(task: Task, config: Config) -> None:
-    """Build a network without training it, apply it to a few examples, and see who reads each hyperparameter.
+    """Make one trial ready without training it, try it on a few examples, and see who reads each hyperparameter.
 
-    Raises TaskError for a misspelt hyperparameter, a model that cannot be built, or data that do not fit it.
+    Raises TaskError for a misspelt hyperparameter, a model that cannot be built, or data that do not fit it, and
+    SettingError for a setting of a hook.
     """
     recorder = _Recorder(config)
-    with randomness.apart():
-        randomness.seed_all(0)
-        model = _built(task, recorder)
-        if callable(task.train):
-            task.train(recorder)
-        task.hooks(recorder)
-        known = SETTINGS | optimizers.all_reads() | rates.all_reads()
-        for name in config:
-            if name not in known and name not in recorder.read:
-                raise TaskError(
-                    unknown("hyperparameter", name, sorted(known | recorder.read))
-                    + " Neither the trainer nor the model reads it."
-                )
-        optimizers.build(config, model.parameters())
-        rates.from_config(config, 1, 1)
-        _try_on_a_few(task, model)
+    training = Training(task, Job(0, recorder, seed=0, until_epoch=1, max_epochs=1))
+    known = recorder.read | optimizers.all_reads() | rates.all_reads()
+    for name in config:
+        if name not in known:
+            raise TaskError(
+                unknown("hyperparameter", name, sorted(known)) + " Neither the trainer nor the model reads it."
+            )
+    _try_on_a_few(task, training)
 
 
-def _try_on_a_few(task: Task, model: nn.Module) -> None:
+def _try_on_a_few(task: Task, training: Training) -> None:
     if not isinstance(task.validation, tuple):
         return
     few = tuple(tensor[:8] for tensor in task.validation)
-    device = pick_device(task.device)
     try:
-        evaluate(task, model.to(device), few, device)
+        evaluate(task, training.model, few, training.device)
     except Exception as cause:  # the user's model, loss and metrics may raise anything
         raise TaskError(
             f"The network cannot be applied to the validation data: {type(cause).__name__}: {cause}. Its inputs have "

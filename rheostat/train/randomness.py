@@ -15,7 +15,10 @@ def seed_all(seed: int) -> None:
     """Seed Python, numpy's global generator and torch (every device)."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    if torch.accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)  # manual_seed also notes a call for every absent device
 
 
 def get_state() -> dict[str, Any]:

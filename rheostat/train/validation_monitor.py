@@ -93,7 +93,7 @@ class ValidationMonitor(Hook):
     def _exhausted(self, step: int, results: dict[str, float]) -> bool:
         value, best = results[self.early_stopping_metric], self.best_value
         if best is None or (value < best if self.early_stopping_metric_minimize else value > best):
-            self.best_value, self.best_step, self.best_metrics = value, step, dict(results)
+            self.best_value, self.best_step, self.best_metrics = value, step, results
         assert self.best_step is not None and self.early_stopping_rounds is not None
         return step - self.best_step >= self.early_stopping_rounds
 

@@ -44,7 +44,7 @@ class Algorithm2:
         self.losses[self.rungs.index(epochs)][trial] = min(curve(trial, epochs))
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(
     eta=st.integers(2, 4),
     max_epochs=st.integers(1, 81),
@@ -57,15 +57,15 @@ def test_assigns_what_algorithm_2_assigns_in_any_order_of_arrival(
     scheduler = ASHA(Random(SPACE), None, max_epochs, reduction_factor=eta)
     paper = Algorithm2(scheduler.rungs, eta)
     sim = Simulation(scheduler, max_epochs, workers, seed)
-    for _ in range(120):
+    for _ in range(80):
         assignments = sim.decide()
         new = itertools.count(len(sim.trials))
         jobs = [(next(new) if isinstance(a, Start) else a.trial, a.until_epoch) for a in assignments]
         assert jobs == [paper.get_job() for _ in jobs]
         sim.apply(assignments)
-        trial = sim.training[sim.rng.integers(len(sim.training))]
-        sim.settle(trial)
-        paper.report(trial.number, trial.until_epoch)
+        for trial in sim.some_training():
+            sim.settle(trial)
+            paper.report(trial.number, trial.until_epoch)
 
 
 @pytest.mark.parametrize(("eta", "rungs"), [(3, (1, 3, 9, 27)), (2, (1, 2, 4, 8)), (4, (2, 8, 32))])
@@ -137,6 +137,7 @@ def test_a_diverged_trial_fills_the_rung_and_is_never_promoted(bad: float) -> No
 def test_a_trial_that_broke_down_on_its_way_counts_as_the_worst_in_that_rung_alone(status: Status) -> None:
     fresh = (trial(0, 0.0, 0, status, until_epoch=1), trial(1, 0.0, 0, status, until_epoch=1))
     assert promoted(*fresh, trial(2, 0.9)) == [(2, 3)]
+    assert promoted(*fresh, trial(2, 0.9, 3)) == []
     # two were promoted from rung 1 and broke down at epoch 2: their places there stay taken
     later = (trial(0, 0.1, 2, status, until_epoch=3), trial(1, 0.1, 2, status, until_epoch=3))
     rest = [trial(i, 0.5) for i in range(2, 8)]
@@ -144,12 +145,13 @@ def test_a_trial_that_broke_down_on_its_way_counts_as_the_worst_in_that_rung_alo
     assert promoted(*later, *rest, trial(8, 0.2, 3)) == [(8, 9)]
 
 
-def test_a_converged_trial_keeps_its_value_in_the_rungs_that_it_would_have_reached() -> None:
-    early = trial(0, 0.1, 2, Status.CONVERGED, until_epoch=3)
+@pytest.mark.parametrize("status", [Status.CONVERGED, Status.DONE])  # a user's own loop may be done early
+def test_a_converged_trial_keeps_its_value_in_the_rungs_that_it_would_have_reached(status: Status) -> None:
+    early = trial(0, 0.1, 2, status, until_epoch=3)
     rest = [trial(i, 0.9) for i in range(3, 9)]
     # rung 3 holds the converged 0.1 beside 0.2 and 0.3: it is the best third, and leaves no place
     assert promoted(early, trial(1, 0.2, 3), trial(2, 0.3, 3), *rest) == []
-    worse = trial(0, 0.4, 2, Status.CONVERGED, until_epoch=3)
+    worse = trial(0, 0.4, 2, status, until_epoch=3)
     assert promoted(worse, trial(1, 0.2, 3), trial(2, 0.3, 3), *rest) == [(1, 9)]
 
 
@@ -180,6 +182,13 @@ def test_an_interrupted_trial_goes_on_to_its_rung_first() -> None:
     leap = trial(2, 0.9, 1, until_epoch=9)
     rest = [trial(i, 0.1) for i in (3, 4, 5)]
     assert promoted(halfway, not_begun, leap, *rest) == [(0, 3), (1, 1), (2, 9), (3, 3)]
+
+
+def test_fewer_epochs_than_the_first_rung_are_made_up() -> None:
+    assert promotions([trial(0, 0.9, 1), trial(1, 0.9, 0, until_epoch=2)], (3, 9), 3) == [
+        Continue(0, 3),
+        Continue(1, 3),
+    ]
 
 
 def test_epochs_between_the_rungs_count_for_the_rung_below() -> None:

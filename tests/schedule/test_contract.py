@@ -105,6 +105,12 @@ class Simulation:
             status = Status.DONE
         self._set(trial.number, status=status, values=values)
 
+    def some_training(self) -> list[TrialRecord]:
+        """One or more of the trials in training, in random order."""
+        training = self.training
+        many = self.rng.integers(1, len(training) + 1)
+        return [training[i] for i in self.rng.permutation(len(training))[:many]]
+
     def run(self) -> Iterator[list[Assignment]]:
         """Every decision until the study ends; yielded before it is applied."""
         while True:
@@ -113,8 +119,8 @@ class Simulation:
             self.apply(assignments)
             if not assignments and not self.training:
                 return
-            if self.training:
-                self.settle(self.training[self.rng.integers(len(self.training))])
+            for trial in self.some_training() if self.training else ():
+                self.settle(trial)
 
     def _set(self, number: int, **changes: object) -> None:
         self.trials[number] = replace(self.trials[number], **changes)

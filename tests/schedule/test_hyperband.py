@@ -75,11 +75,11 @@ def test_every_bracket_is_successive_halving_of_its_own_trials(
         assert set(found) <= set(expected)
         highest_first = sorted((until_epoch for _, until_epoch in expected), reverse=True)
         assert [until_epoch for _, until_epoch in found] == highest_first[:free]
-        for trial, until_epoch in found:
-            halving = paper[scheduler.bracket(trial)]
-            halving.promoted[halving.rungs.index(until_epoch) - 1].add(trial)
+        for number, until_epoch in found:
+            halving = paper[scheduler.bracket(number)]
+            halving.promoted[halving.rungs.index(until_epoch) - 1].add(number)
         sim.apply(assignments)
-        settled = sim.training[sim.rng.integers(len(sim.training))]
-        sim.settle(settled)
-        paper[scheduler.bracket(settled.number)].report(settled.number, settled.until_epoch)
+        for trial in sim.some_training():
+            sim.settle(trial)
+            paper[scheduler.bracket(trial.number)].report(trial.number, trial.until_epoch)
     assert len(sim.trials) == 120

@@ -80,8 +80,8 @@ def test_every_trial_that_trained_as_long_is_compared_with_but_the_cancelled(
 
 
 def test_a_diverged_trial_averages_to_the_worst() -> None:
-    others = (trial(0, (math.nan, 0.1)), trial(1, (0.1, math.nan)), trial(2, (0.5, 0.5)))
-    own = trial(3, (0.9, 0.9), Status.PAUSED)
+    others = (trial(0, (math.nan, 0.1)), trial(1, (0.1, 0.1)), trial(2, (0.5, 0.5)))
+    own = trial(3, (0.4, 0.4), Status.PAUSED)
     assert Median(Random(SPACE), 4, 9).next(History((*others, own)), 1, RNG) == [Continue(3, 3)]
 
 

@@ -39,6 +39,12 @@ def test_each_aligned_stretch_of_the_sequence_is_a_net(start: int) -> None:
         assert sorted((axis * 64).astype(int)) == list(range(64))
 
 
+def test_the_points_are_those_of_scipy() -> None:
+    cube = qmc.Sobol(4, rng=np.random.default_rng(3)).random(4096)
+    expected = [CUBE.decode(point) for point in cube]
+    assert keys(Sobol(CUBE, 3).suggest(History(), 4096, RNG)) == keys(expected)
+
+
 def test_the_seed_decides_the_sequence() -> None:
     first, second = (Sobol(CUBE, seed).suggest(History(), 8, RNG) for seed in (1, 2))
     assert keys(first) != keys(second)
@@ -65,10 +71,10 @@ def test_choices_follow_the_prior() -> None:
 
 
 def test_a_finite_space_is_walked_through_once_in_the_order_of_the_points() -> None:
-    space = Space(a=Int(1, 8), b=Choice(["x", "y"]))
+    space = Space(a=Int(1, 7), b=Choice(["x", "y", "z"]))
     searcher = Sobol(space, 2)
     configs = searcher.suggest(History(), 100, RNG)
-    assert sorted(keys(configs)) == sorted(Config(a=a, b=b).key() for a in range(1, 9) for b in "xy")
+    assert sorted(keys(configs)) == sorted(Config(a=a, b=b).key() for a in range(1, 8) for b in "xyz")
     cube = qmc.Sobol(2, rng=np.random.default_rng(2)).random(1024)
     met = dict.fromkeys(space.decode(point).key() for point in cube)
     assert keys(configs) == list(met)
@@ -83,6 +89,8 @@ def test_unlikely_configurations_come_last_but_come() -> None:
 def test_a_configuration_of_the_users_own_is_left_out_of_a_finite_space() -> None:
     space = Space(a=Int(1, 6))
     order = [c.a for c in Sobol(space, 2).suggest(History(), 6, RNG)]
+    first = grown(History(), [Config(a=a) for a in order[:3]])
+    assert [c.a for c in Sobol(space, 2).suggest(first, 2, RNG)] == order[3:5]
     own = grown(History(), [Config(a=order[3]), Config(a=order[0])])
     assert [c.a for c in Sobol(space, 2).suggest(own, 6, RNG)] == [order[1], order[2], order[4], order[5]]
 

@@ -240,6 +240,28 @@ def test_early_stopping_by_hand(
         assert stops_at(make, values, cut=cut) == expected
 
 
+@pytest.mark.parametrize(
+    ("arguments", "values", "expected"),  # a validation every 10 steps
+    [
+        ({}, [3, 2, 2.5, 2, 2, 2], 5),  # best at step 20, 30 steps without a decrease at step 50
+        ({}, [3, 2, 2.5, 2, 1.5, 2, 2], None),
+        ({}, [NAN, 1, 0.5, 0], 4),
+        ({}, [1, NAN, NAN, NAN], 4),
+        ({"min_steps": 20}, [0, 4, 3, 2, 1], None),  # the validation at step 10 is left out
+        ({"min_steps": 20}, [0, 4, 5, 5, 5], 5),  # that at step 20 is not
+        ({"max_steps_without_decrease": 31}, [1, 1, 1, 1, 1], 5),
+        ({"mode": "max"}, [1, 2, 2, 2, 2], 5),
+    ],
+)
+def test_tf1_by_hand(arguments: dict[str, Any], values: list[float], expected: int | None) -> None:
+    def make() -> EarlyStopping:
+        return EarlyStopping.tf1(**{"max_steps_without_decrease": 30, **arguments})
+
+    assert [stops_at(make, values, Place(10, 25), cut) for cut in range(len(values))] == [expected] * len(
+        values
+    )
+
+
 numbers = st.integers(-4, 8).map(lambda n: n / 2)
 traces = st.lists(st.one_of(numbers, numbers, numbers, st.sampled_from([NAN, INF, -INF])), max_size=25)
 deltas, modes, patiences = (

@@ -1,0 +1,115 @@
+"""kill -9 of the main process and of workers, at random moments, in a study with real training."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from torch import nn
+
+import rheostat
+from rheostat import Float, Int, Space, Task
+from rheostat.records.store import Records
+
+KILLS = 20
+
+
+def a_task() -> Task:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(3, (600,), generator=generator)
+    x = torch.randn(600, 10, generator=generator) + 0.5 * y[:, None]
+
+    def network(config: rheostat.Config) -> nn.Module:
+        return nn.Sequential(nn.Linear(10, config.units), nn.ReLU(), nn.Dropout(0.2), nn.Linear(config.units, 3))
+
+    return Task(network, (x[:500], y[:500]), (x[500:], y[500:]), name="killed", device="cpu")
+
+
+def run(folder: Path, schedule: str, workers: int, trials: int) -> rheostat.Study:
+    space = Space(lr=Float(1e-4, 1.0, log=True), units=Int(4, 64, log=True), batch_size=8)
+    return rheostat.tune(
+        a_task(),
+        space,
+        trials=trials,
+        epochs=9,
+        storage=folder / "studies.db",
+        schedule=schedule,
+        workers=workers,
+        progress="none",
+    )
+
+
+def table(folder: Path) -> list[object]:
+    with Records(f"sqlite:///{folder / 'studies.db'}") as records:
+        study = records.study("killed")
+        trials = [(t.number, t.config, t.status, t.reason) for t in records.trials(study)]
+        reports = [
+            (r.trial, r.epoch, r.step, {n: v for n, v in r.metrics.items() if n != "examples_per_second"})
+            for r in records.reports(study)
+        ]
+        return [trials, repr(reports)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["asha", "fifo"])
+def test_a_study_survives_kill_9_of_anything_at_any_moment(tmp_path: Path, schedule: str) -> None:
+    trials = 24
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    run(calm, schedule, 1, trials)
+    chance = random.Random(schedule)
+    command = [sys.executable, __file__, str(killed), schedule, str(trials)]
+    kills = {"main": 0, "worker": 0}
+    process = subprocess.Popen(command)
+    try:
+        while sum(kills.values()) < KILLS:
+            time.sleep(chance.uniform(0.05, 1.2))
+            if process.poll() is not None:  # it was done before all kills were spent
+                break
+            workers = psutil.Process(process.pid).children()
+            if workers and chance.random() < 0.6:
+                kill(chance.choice(workers).pid)
+                kills["worker"] += 1
+            elif recorded(killed) or chance.random() < 0.2:  # let a new one begin its work, now and then not
+                kill(process.pid)
+                process.wait()
+                kills["main"] += 1
+                process = subprocess.Popen(command)
+                time.sleep(chance.uniform(0, 8))
+        assert process.wait(timeout=240) == 0
+    finally:
+        process.kill()
+    assert kills["main"] > 2 and kills["worker"] > 2, kills
+    assert table(killed) == table(calm)
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(killed) in " ".join(p.info["cmdline"] or [])]
+
+
+def recorded(folder: Path) -> bool:
+    return (folder / "studies.db").exists()
+
+
+def kill(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["fifo", "asha"])
+def test_one_worker_or_two_give_the_same_study(tmp_path: Path, schedule: str) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    run(one, schedule, 1, 16)
+    run(two, schedule, 2, 16)
+    assert table(one) == table(two)
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]), sys.argv[2], 2, int(sys.argv[3]))
