@@ -31,9 +31,7 @@ BATCH, LR = 32, 1e-3
 
 
 def network() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
-    )
+    return nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
 
 
 def validate(model: nn.Module, x: Tensor, y: Tensor) -> tuple[float, float]:

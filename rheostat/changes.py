@@ -41,4 +41,3 @@ def _words(part: Mapping[str, Any] | None) -> str:
     if "prior" in part:
         words += f", likely {part['prior']['value']}"
     return words + (f", when {part['when']}" if "when" in part else "")
-

@@ -187,14 +187,20 @@ def worker(study: StudyName, storage: Storage = None) -> None:
     found = _load(study, storage)
     coordinator = found.records.coordinator(found.record)
     if coordinator is None:
-        raise WorkerError(f"Study {study!r} is not running: start it with `rheostat tune`, or `rheostat resume {study}`.")
+        raise WorkerError(
+            f"Study {study!r} is not running: start it with `rheostat tune`, or `rheostat resume {study}`."
+        )
     if not coordinator.address:
-        raise WorkerError(f"Study {study!r} trains in one process: start it with --workers 2 or more to let others help.")
+        raise WorkerError(
+            f"Study {study!r} trains in one process: start it with --workers 2 or more to let others help."
+        )
     folder = Path(coordinator.address)
     try:
         key = bytes.fromhex((folder / "key").read_text())
     except OSError as cause:
-        raise WorkerError(f"This process may not join study {study!r}: {cause}. Be the same user on the same machine.") from None
+        raise WorkerError(
+            f"This process may not join study {study!r}: {cause}. Be the same user on the same machine."
+        ) from None
     print(f"Training for study {study} (process {coordinator.pid}).", flush=True)
     join(str(folder / "socket"), key)
 

@@ -296,7 +296,9 @@ def space_from_toml(path: Path) -> Space:
     except OSError as cause:
         raise SpaceError(f"--space {path}: {cause.strerror}. Give a TOML file.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as cause:
-        raise SpaceError(f"--space {path} is not TOML: {cause}. A line reads lr = {{low = 1e-5, high = 0.1}}.") from None
+        raise SpaceError(
+            f"--space {path} is not TOML: {cause}. A line reads lr = {{low = 1e-5, high = 0.1}}."
+        ) from None
     return Space({name: _from_toml(name, value) for name, value in content.items()})
 
 

@@ -56,7 +56,7 @@ class WorkerError(RheostatError):
     """A worker process that cannot be started or reached."""
 
 
-class Infeasible(RheostatError):
+class Infeasible(RheostatError):  # noqa: N818 - it is a result
     """Training left the finite numbers or the memory: a result of the trial, not a crash.
 
     A user's own loop may raise it too; the trial then ends as infeasible with this reason.

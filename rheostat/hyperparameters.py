@@ -184,9 +184,7 @@ def default_space(model_names: Iterable[str] = (), examples: int | None = None) 
     parts["schedule"] = Choice(["cosine", "constant"], prior=Prior("cosine", 0.75))
     if examples is not None:
         sizes = [size for size in parts["batch_size"].values if 8 * size <= examples]
-        parts["batch_size"] = (
-            replace(parts["batch_size"], values=sizes) if len(sizes) > 1 else min(32, examples)
-        )
+        parts["batch_size"] = replace(parts["batch_size"], values=sizes) if len(sizes) > 1 else min(32, examples)
     narrower: dict[str, Hyperparameter] = {
         "layers": Int(1, 4, prior=Prior(2, 0.5)),
         "units": Int(16, 512, log=True, prior=Prior(128, 0.4)),
@@ -233,9 +231,7 @@ def index() -> str:
         for entry in _catalogue().values():
             if entry.group == group:
                 few = f"{len(entry.range.values)} choices" if isinstance(entry.range, Choice) else ""
-                lines.append(
-                    f"{entry.name:<21}{entry.title:<47}{few or _range_words(entry.range, short=True)}"
-                )
+                lines.append(f"{entry.name:<21}{entry.title:<47}{few or _range_words(entry.range, short=True)}")
         blocks.append("\n".join(lines))
     return "\n\n".join(
         [*blocks, "`rheostat explain NAME` tells more; other usual names (wd, bs, dropout_rate) work too."]
@@ -263,9 +259,7 @@ def _pairs(label: str, texts: Mapping[str, str]) -> list[str]:
 
 
 def _wrap(first: str, text: str, hang: int) -> list[str]:
-    return textwrap.wrap(
-        text, WIDTH, initial_indent=first, subsequent_indent=" " * hang, break_on_hyphens=False
-    )
+    return textwrap.wrap(text, WIDTH, initial_indent=first, subsequent_indent=" " * hang, break_on_hyphens=False)
 
 
 def _number(value: Scalar, digits: int = 10) -> str:
@@ -308,16 +302,14 @@ def _article_words(article: Article | None) -> list[str]:
     if article is None:
         return ["Does not mention it."]
     values = ", ".join(
-        f"{value:.10f}".rstrip("0") if isinstance(value, float) else str(value)
-        for value in article.candidates
+        f"{value:.10f}".rstrip("0") if isinstance(value, float) else str(value) for value in article.candidates
     )
     return [article.says, f"Values it names or links: {values}." if values else ""]
 
 
 def _condition(when: Conditions) -> str:
     return " and ".join(
-        "fine-tuning" if parent == "fine_tuning" else f"{parent} is {_or(allowed)}"
-        for parent, allowed in when.items()
+        "fine-tuning" if parent == "fine_tuning" else f"{parent} is {_or(allowed)}" for parent, allowed in when.items()
     )
 
 
@@ -358,9 +350,7 @@ def _entry(name: str, table: Mapping[str, Any]) -> Entry:
     fields = {key: _tidy(value) for key, value in table.items()}
     fields["range"] = _part(fields["range"])
     fields["sources"] = tuple(Source(**source) for source in fields["sources"])
-    fields["cases"] = tuple(
-        Case(**{**case, "range": _part(case["range"])}) for case in fields.get("cases", ())
-    )
+    fields["cases"] = tuple(Case(**{**case, "range": _part(case["range"])}) for case in fields.get("cases", ()))
     if "article" in fields:
         fields["article"] = Article(**fields["article"])
     return Entry(name, **fields)

@@ -17,7 +17,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rheostat.records.store import AssignmentRow, NewTrial, TrialRow
-from rheostat.types import Assignment, Config, Continue, History, Outcome, Report, Start, Status, Stop, TrialRecord
+from rheostat.types import (
+    Assignment,
+    Config,
+    Continue,
+    History,
+    Outcome,
+    Report,
+    Start,
+    Status,
+    Stop,
+    TrialRecord,
+)
 
 
 @dataclass

@@ -1,9 +1,9 @@
 """The loop in which search, schedule, execution and records meet. Read `Session.run` top to bottom.
 
-    decide    the scheduler assigns epochs to trials, and the decision is recorded
-    train     the executor trains what was assigned
-    record    every report is durable before anyone acts on it
-    settle    what ended becomes visible to the next decision
+decide    the scheduler assigns epochs to trials, and the decision is recorded
+train     the executor trains what was assigned
+record    every report is durable before anyone acts on it
+settle    what ended becomes visible to the next decision
 """
 
 from __future__ import annotations
@@ -150,21 +150,25 @@ class Session:
             self._note(notices)
 
     def _decide(self) -> list[Job]:
-        """Settle what may be settled, and ask the scheduler what to do with the places that became free."""
+        """Settle what may be settled, and ask the scheduler what to do with the places that became free.
+
+        Where results matter, every settled assignment brings a decision of its own, with all free places; where
+        they do not, places are given away one by one. Either way, no decision depends on how many ended together.
+        """
         jobs: list[Job] = []
         while self.state == "running":
             row = self.ledger.settle_next()
             if row is not None:
                 self._settled.append(row.number)
                 self._asked = False
-                if not self.plan.scheduler.adaptive:
-                    continue  # decisions do not depend on results: settle all, then decide once
-            if self._asked:
+            elif self._asked:
                 break
-            jobs += self._ask(self.plan.in_flight - self.ledger.in_flight)
-            self._asked = True
-            if row is None:
-                break
+            if self.plan.scheduler.adaptive:
+                jobs += self._ask(self.plan.in_flight - self.ledger.in_flight)
+            elif row is None:
+                while self.ledger.in_flight < self.plan.in_flight and (found := self._ask(1)):
+                    jobs += found
+            self._asked = row is None or self.plan.scheduler.adaptive
         return jobs
 
     def _ask(self, free: int) -> list[Job]:
@@ -176,9 +180,7 @@ class Session:
         if not assignments:
             return []
         decision = self.ledger.decide(assignments, dict.fromkeys(queued, "enqueue"))
-        self.records.assign(
-            self.study, decision.rows, decision.new_trials, self._settled, decision.stopped, queued
-        )
+        self.records.assign(self.study, decision.rows, decision.new_trials, self._settled, decision.stopped, queued)
         self._settled = []
         return [self._job(row.trial, row.until_epoch) for row in decision.rows]
 
@@ -331,5 +333,3 @@ class Session:
         begun = len(trials)
         expected = self.ledger.epochs / begun * wanted
         return max(expected - self.ledger.epochs, 0) * seconds / fresh
-
-

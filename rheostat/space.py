@@ -46,10 +46,11 @@ def _as_prior(prior: Prior | Scalar) -> Prior | None:
 
 def _as_conditions(when: Conditions | None) -> dict[str, tuple[Scalar, ...]]:
     """`when={"optimizer": ["sgd"], "layers": range(2, 5)}`; a single value may stand without its list."""
-    conditions = {}
+    conditions: dict[str, tuple[Scalar, ...]] = {}
     for parent, values in (when or {}).items():
-        several = isinstance(values, Iterable) and not isinstance(values, str)
-        conditions[parent] = tuple(values) if several else (values,)
+        conditions[parent] = (
+            tuple(values) if isinstance(values, Iterable) and not isinstance(values, str) else (values,)
+        )
         if not conditions[parent]:
             raise SpaceError(f"when={{{parent!r}: []}} is never true: name at least one value of {parent!r}.")
     return conditions
@@ -84,9 +85,7 @@ class _Peak:
 
     def near(self) -> float:
         normal, left, right = self._ends
-        return (
-            normal.cdf(min(self.center + 0.125, 1.0)) - normal.cdf(max(self.center - 0.125, 0.0))
-        ) / (right - left)
+        return (normal.cdf(min(self.center + 0.125, 1.0)) - normal.cdf(max(self.center - 0.125, 0.0))) / (right - left)
 
     def quantile(self, probability: float) -> float:
         normal, left, right = self._ends
@@ -128,11 +127,11 @@ class _Numeric:
         if self.prior is not None:
             self.check("prior", self.prior.value)
 
-    def check(self, name: str, value: object) -> None:
-        if not _is_number(value) or not self.low <= value <= self.high:  # type: ignore[operator]
-            raise SpaceError(
-                f"{name}={value!r} is not allowed: give a number from {self.low:g} to {self.high:g}."
-            )
+    def check(self, name: str, value: Any) -> Any:
+        """The value as it is stored. Raises SpaceError where it is not allowed."""
+        if not _is_number(value) or not self.low <= value <= self.high:
+            raise SpaceError(f"{name}={value!r} is not allowed: give a number from {self.low:g} to {self.high:g}.")
+        return float(value)
 
     @cached_property
     def _peak(self) -> _Peak | None:
@@ -176,10 +175,7 @@ class Float(_Numeric):
         return min(max(unit, 0.0), 1.0)
 
     def decode(self, unit: float) -> float:
-        if self.log:
-            value = self.low * (self.high / self.low) ** unit
-        else:
-            value = self.low + unit * (self.high - self.low)
+        value = self.low * (self.high / self.low) ** unit if self.log else self.low + unit * (self.high - self.low)
         if self.step is not None:
             value = self.low + min(round((value - self.low) / self.step), self._steps) * self.step
         return min(max(_round(value), float(self.low)), float(self.high))
@@ -201,10 +197,11 @@ class Int(_Numeric):
             if value is not None and value != int(value):
                 raise SpaceError(f"{self!r}: {name} must be a whole number; use Float for others.")
 
-    def check(self, name: str, value: object) -> None:
+    def check(self, name: str, value: Any) -> Any:
         super().check(name, value)
-        if value != int(value):  # type: ignore[call-overload]
+        if value != int(value):
             raise SpaceError(f"{name}={value!r} is not allowed: give a whole number.")
+        return int(value)
 
     @cached_property
     def _edges(self) -> tuple[float, float]:
@@ -259,9 +256,11 @@ class Choice:
         same = (i for i, v in enumerate(self.values) if v == value and isinstance(v, bool) == isinstance(value, bool))
         return next(same, None)
 
-    def check(self, name: str, value: object) -> None:
+    def check(self, name: str, value: Any) -> Any:
+        """The value as it is stored. Raises SpaceError where it is not allowed."""
         if self._index(value) is None:
             raise SpaceError(unknown(f"value for {name}:", value, self.values))
+        return value
 
     def encode(self, value: Any) -> float:
         index = self._index(value)
@@ -355,9 +354,7 @@ class Space(Mapping[str, Hyperparameter]):
 
     def encode(self, config: Mapping[str, Scalar]) -> NDArray[np.float64]:
         """The point of the unit cube, shape (len(space),); NaN where a hyperparameter is not active."""
-        return np.array(
-            [self.tuned[name].encode(config[name]) if name in config else math.nan for name in self.tuned]
-        )
+        return np.array([self.tuned[name].encode(config[name]) if name in config else math.nan for name in self.tuned])
 
     def sample(self, rng: np.random.Generator, n: int = 1) -> list[Config]:
         """`n` independent configurations drawn from the priors."""
@@ -380,13 +377,11 @@ class Space(Mapping[str, Hyperparameter]):
             if active and name not in values:
                 raise SpaceError(f"No value for {name!r}: give one, it is tuned here.")
             if not active and name in values:
-                raise SpaceError(f"{name}={values[name]!r} has no effect here: it exists only when {_words(part.when)}.")
-            if active:
-                part.check(name, values[name])
-                value = values[name]
-                chosen[name] = (
-                    int(value) if isinstance(part, Int) else float(value) if isinstance(part, Float) else value  # type: ignore[arg-type]
+                raise SpaceError(
+                    f"{name}={values[name]!r} has no effect here: it exists only when {_words(part.when)}."
                 )
+            if active:
+                chosen[name] = part.check(name, values[name])
         return Config({**chosen, **self.fixed})
 
     def describe(self) -> dict[str, dict[str, Any]]:
@@ -419,9 +414,7 @@ def _words(when: Conditions) -> str:
     return " and ".join(f"{p} is {' or '.join(map(repr, values))}" for p, values in when.items())
 
 
-def _parents_first(
-    tuned: Mapping[str, Hyperparameter], fixed: Mapping[str, Scalar]
-) -> dict[str, Hyperparameter]:
+def _parents_first(tuned: Mapping[str, Hyperparameter], fixed: Mapping[str, Scalar]) -> dict[str, Hyperparameter]:
     """Sorted so that parents stand before children; checks every condition on the way."""
     for name, part in tuned.items():
         for parent, allowed in part.when.items():

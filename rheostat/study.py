@@ -124,7 +124,11 @@ class Study:
             ("metric", record.metric, metric),
             ("direction", record.direction, direction),
             ("seed", record.seed, record.seed if seed is None else seed),
-            ("data", record.environment.data_fingerprint, data_fingerprint or record.environment.data_fingerprint),
+            (
+                "data",
+                record.environment.data_fingerprint,
+                data_fingerprint or record.environment.data_fingerprint,
+            ),
         ]
         broken += [f"{what}: {old} -> {new}" for what, old, new in pairs if old != new]
         if broken:
@@ -251,9 +255,7 @@ class Study:
             watcher.close()
         return self
 
-    def _executor(
-        self, runner: Runner, sink: Sink, places: int, asked: int | None, watcher: Watcher
-    ) -> Executor:
+    def _executor(self, runner: Runner, sink: Sink, places: int, asked: int | None, watcher: Watcher) -> Executor:
         if places == 1:
             return Inline(runner, sink)
         try:
@@ -266,9 +268,7 @@ class Study:
         self.records.claim(self._record, address=str(executor.folder))
         return executor
 
-    def _plan_scheduler(
-        self, search: str, schedule: str | Scheduler, trials: int | None, epochs: int
-    ) -> Scheduler:
+    def _plan_scheduler(self, search: str, schedule: str | Scheduler, trials: int | None, epochs: int) -> Scheduler:
         if not isinstance(schedule, str):
             return schedule
         return make_scheduler(search, schedule, self.space, self._record.seed, trials, epochs)

@@ -138,7 +138,9 @@ def _from_python(path: Path, name: str, arguments: dict[str, str]) -> Target:
 
 def _imported(path: Path) -> ModuleType:
     if not path.is_file():
-        raise DataError(f"There is no file {path} (in {Path.cwd()}). Give the path of a Python file, as FILE.py:OBJECT.")
+        raise DataError(
+            f"There is no file {path} (in {Path.cwd()}). Give the path of a Python file, as FILE.py:OBJECT."
+        )
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -23,11 +23,13 @@ class Config(Mapping[str, Any]):
     (0.01, 2)
     """
 
-    __slots__ = ("_values",)
+    __slots__ = ("_key", "_values")
     _values: dict[str, Scalar]
+    _key: str | None
 
     def __init__(self, values: Mapping[str, Scalar] | None = None, /, **named: Scalar) -> None:
         object.__setattr__(self, "_values", {**(values or {}), **named})
+        object.__setattr__(self, "_key", None)
 
     def __getitem__(self, name: str) -> Any:
         try:
@@ -66,7 +68,10 @@ class Config(Mapping[str, Any]):
 
     def key(self) -> str:
         """A text that is equal for equal configurations, whatever the order of the names."""
-        return json.dumps(self._values, sort_keys=True)
+        if self._key is None:
+            object.__setattr__(self, "_key", json.dumps(self._values, sort_keys=True))
+            assert self._key is not None
+        return self._key
 
 
 class Status(StrEnum):

@@ -31,7 +31,11 @@ def ints(draw: st.DrawFn, when: Any = None) -> Int:
 @st.composite
 def choices(draw: st.DrawFn, when: Any = None) -> Choice:
     values = draw(
-        st.lists(st.text("abé✓", max_size=3) | st.integers(-3, 3) | st.booleans() | st.none(), min_size=1, max_size=5)
+        st.lists(
+            st.text("abé✓", max_size=3) | st.integers(-3, 3) | st.booleans() | st.none(),
+            min_size=1,
+            max_size=5,
+        )
     )
     unique = list({(type(v), v): v for v in values}.values())
     return Choice(unique, prior=Prior(unique[0], draw(st.floats(0.1, 0.9))), when=when)

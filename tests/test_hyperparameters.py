@@ -165,9 +165,7 @@ FACTS: list[tuple[str, dict[str, Any], float, float, bool, float | None]] = [
 
 
 @pytest.mark.parametrize(("name", "given", "low", "high", "log", "likely"), FACTS)
-def test_facts(
-    name: str, given: dict[str, Any], low: float, high: float, log: bool, likely: float | None
-) -> None:
+def test_facts(name: str, given: dict[str, Any], low: float, high: float, log: bool, likely: float | None) -> None:
     part = get(name).part(**given)
     assert isinstance(part, Float | Int)
     assert (part.low, part.high, part.log) == (low, high, log)
@@ -285,9 +283,7 @@ def test_explain_says_what_sure_means() -> None:
     assert np.mean([float(low) <= lr <= float(high) for lr in draws]) == pytest.approx(mass, abs=0.04)
 
 
-@pytest.mark.parametrize(
-    ("alias", "name"), [("Learning-Rate", "lr"), ("WD", "weight_decay"), ("bs", "batch_size")]
-)
+@pytest.mark.parametrize(("alias", "name"), [("Learning-Rate", "lr"), ("WD", "weight_decay"), ("bs", "batch_size")])
 def test_other_names_explain_the_same(alias: str, name: str) -> None:
     assert get(alias) is get(name)
     assert explain(alias) == explain(name)

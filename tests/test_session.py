@@ -125,7 +125,9 @@ def run(
 def table(records: Records, study: StudyRecord) -> list[Any]:
     trials = [(t.number, t.config, t.status, t.reason) for t in records.trials(study)]
     reports = [(r.trial, r.epoch, r.step, r.metrics) for r in records.reports(study)]
-    decisions = [(a.trial, a.from_epoch, a.until_epoch, a.clock, a.outcome, a.end_epoch) for a in records.assignments(study)]
+    decisions = [
+        (a.trial, a.from_epoch, a.until_epoch, a.clock, a.outcome, a.end_epoch) for a in records.assignments(study)
+    ]
     records.close()
     return [trials, reports, decisions]
 
@@ -175,7 +177,14 @@ def failing(sink: Sink, fails: int) -> Any:
 def session_for(folder: Path, watcher: Any = None) -> Session:
     records = Records(f"sqlite:///{folder / 'studies.db'}")
     study = records.find_study("f") or records.create_study(
-        "f", space=SPACE, metric="v", direction="minimize", seed=1, settings={}, target={}, environment=Environment()
+        "f",
+        space=SPACE,
+        metric="v",
+        direction="minimize",
+        seed=1,
+        settings={},
+        target={},
+        environment=Environment(),
     )
     plan = Plan(make_scheduler("random", "fifo", SPACE, 1, 20, 3), 3, 4, 20, watcher=watcher)
     return Session(records, study, plan, folder)
@@ -256,7 +265,11 @@ def test_enqueued_configurations_come_next_and_count(tmp_path: Path) -> None:
     session.records.enqueue(session.study, wanted)
     assert session.run(lambda sink: failing(sink, 0)) == "finished"
     rows = session.records.trials(session.study)
-    assert [row.config for row in rows[:2]] == wanted and [row.source for row in rows[:3]] == ["enqueue", "enqueue", "search"]
+    assert [row.config for row in rows[:2]] == wanted and [row.source for row in rows[:3]] == [
+        "enqueue",
+        "enqueue",
+        "search",
+    ]
     assert len(rows) == 20
     session.records.enqueue(session.study, [Config(lr=0.07, momentum=0.5)])
     session.records.close()

@@ -48,7 +48,13 @@ def test_linear_ints_are_equally_likely() -> None:
 
 def test_log_scale_is_uniform_in_the_logarithm() -> None:
     part = Float(1e-5, 1e-1, log=True)
-    assert [part.decode(k / 4) for k in range(5)] == [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]  # the article's candidates
+    assert [part.decode(k / 4) for k in range(5)] == [
+        1e-5,
+        1e-4,
+        1e-3,
+        1e-2,
+        1e-1,
+    ]  # the article's candidates
 
 
 @settings(max_examples=50)

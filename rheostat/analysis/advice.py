@@ -72,9 +72,7 @@ def advise(
     `sign` is 1 where the user minimises the metric and -1 where the user maximises it; the trials' values are
     minimised in either case. `validation_size` is the number of validation examples, where it is known.
     """
-    best = sorted(
-        (t for t in trials if t.status not in BAD and t.best < math.inf), key=lambda t: (t.best, t.number)
-    )
+    best = sorted((t for t in trials if t.status not in BAD and t.best < math.inf), key=lambda t: (t.best, t.number))
     top = best[: max(3, math.ceil(len(best) / 10))]
     full = [t for t in top if t.status is Status.DONE or t.epochs >= (max_epochs or math.inf)]
     everything = [
@@ -93,51 +91,42 @@ def advise(
 
 def _infeasible(space: Space, trials: Sequence[TrialRecord]) -> list[Advice]:
     """More than half failed or diverged: the space is wrong, or the code is."""
-    ended = [t for t in trials if t.status.ended and t.status is not Status.CANCELLED]
-    bad = [t for t in ended if t.status in BAD]
-    if len(bad) < 3 or 2 * len(bad) <= len(ended):
+    tried = [t for t in trials if t.epochs or t.status in BAD]  # a paused trial is feasible, too
+    bad = [t for t in tried if t.status in BAD]
+    if len(bad) < 3 or 2 * len(bad) <= len(tried):
         return []
     reason = Counter(t.reason for t in bad if t.reason).most_common(1)
     why = f", most often: {reason[0][0]}" if reason else ""
-    text = f"{len(bad)} of {len(ended)} trials failed or diverged{why}."
-    culprit = _separator(space, ended)
+    text = f"{len(bad)} of {len(tried)} trials failed or diverged{why}."
+    culprit = _separator(space, tried)
     if culprit is None:
-        return [
-            Advice(
-                "infeasible", f"{text} No single hyperparameter explains it: check the model and the data."
-            )
-        ]
+        return [Advice("infeasible", f"{text} No single hyperparameter explains it: check the model and the data.")]
     name, words, change = culprit
-    return [
-        Advice("infeasible", f"{text} Nearly all of them have {words}: leave that out.", name, {name: change})
-    ]
+    return [Advice("infeasible", f"{text} Nearly all of them have {words}: leave that out.", name, {name: change})]
 
 
-def _separator(space: Space, ended: Sequence[TrialRecord]) -> tuple[str, str, dict[str, Any]] | None:
+def _separator(space: Space, tried: Sequence[TrialRecord]) -> tuple[str, str, dict[str, Any]] | None:
     """The hyperparameter that tells bad trials from good ones: its name, the bad values, the good part."""
-    everywhere = {n: p for n, p in space.tuned.items() if all(n in t.config for t in ended)}
+    everywhere = {n: p for n, p in space.tuned.items() if all(n in t.config for t in tried)}
     found = []
     for name, part in everywhere.items():
-        if isinstance(part, Choice):
-            result = _split_choice(name, part, ended)
-        else:
-            result = _split_range(name, part, ended)
+        result = _split_choice(name, part, tried) if isinstance(part, Choice) else _split_range(name, part, tried)
         if result is not None and result[1] < SIGNIFICANCE / len(everywhere):
             found.append((result[0], name, *result[2:]))
     if not found:
         return None
     errors, name, words, change = min(found, key=lambda f: f[:2])
-    return (name, words, change) if errors <= 0.1 * len(ended) else None
+    return (name, words, change) if errors <= 0.1 * len(tried) else None
 
 
 def _split_range(
-    name: str, part: Float | Int, ended: Sequence[TrialRecord]
+    name: str, part: Float | Int, tried: Sequence[TrialRecord]
 ) -> tuple[int, float, str, dict[str, Any]] | None:
     """The threshold that misjudges the fewest trials: how many, the p-value, the bad side, the good range."""
     from scipy import stats
 
-    values = np.array([float(t.config[name]) for t in ended])
-    bad = np.array([t.status in BAD for t in ended])
+    values = np.array([float(t.config[name]) for t in tried])
+    bad = np.array([t.status in BAD for t in tried])
     if bad.all() or np.ptp(values) == 0:
         return None
     p = float(stats.mannwhitneyu(values[bad], values[~bad], alternative="two-sided").pvalue)
@@ -152,14 +141,14 @@ def _split_range(
 
 
 def _split_choice(
-    name: str, part: Choice, ended: Sequence[TrialRecord]
+    name: str, part: Choice, tried: Sequence[TrialRecord]
 ) -> tuple[int, float, str, dict[str, Any]] | None:
     """The one value that misjudges the fewest trials; see `_split_range`."""
     from scipy import stats
 
     found = []
     for value in part.values:
-        table = Counter((t.status in BAD, t.config[name] == value) for t in ended)
+        table = Counter((t.status in BAD, t.config[name] == value) for t in tried)
         misjudged = table[True, False] + table[False, True]
         counts = [[table[True, True], table[True, False]], [table[False, True], table[False, False]]]
         p = float(stats.fisher_exact(counts, alternative="greater").pvalue) * len(part.values)
@@ -175,12 +164,12 @@ def _rounded(part: Float | Int, value: float) -> float | int:
 
 def _few_trials(trials: Sequence[TrialRecord]) -> list[Advice]:
     """Random points: n of them hit the best share q of a space with probability 1 - (1 - q)^n."""
-    n = sum(t.status.ended and t.status not in (Status.FAILED, Status.CANCELLED) for t in trials)
+    n = sum(t.epochs > 0 or t.status is Status.INFEASIBLE for t in trials if t.status is not Status.FAILED)
     if not trials or n >= FEW_TRIALS:
         return []
     chance = 1 - 0.95**n
     text = (
-        f"Only {n} trial{'' if n == 1 else 's'} finished: the chance that one lies in the best 5% of the "
+        f"Only {n} trial{'' if n == 1 else 's'} gave a result: the chance that one lies in the best 5% of the "
         f"space is {chance:.0%}; with 59 it would be 95%."
     )
     return [Advice("few trials", text)]
@@ -195,11 +184,9 @@ def _range_edges(space: Space, trials: Sequence[TrialRecord], top: Sequence[Tria
     The first alone says little: of ten hyperparameters without effect, some two have the best trial near an
     edge. So the outer quarter of the range must beat the rest (Mann-Whitney test, 5% divided by the number of
     ranges), and its outer half must rise towards the edge, lest a peak inside be taken for one outside. With
-    random results 1 to 5 studies of 100 get a false alarm (tests/analysis/test_advice.py).
+    random results fewer than 3 studies of 100 get a false alarm (tests/analysis/test_advice.py).
     """
-    usable = [
-        t for t in trials if t.status is Status.INFEASIBLE or (t.epochs and t.status is not Status.FAILED)
-    ]
+    usable = [t for t in trials if t.status is Status.INFEASIBLE or (t.epochs and t.status is not Status.FAILED)]
     ranges = {n: p for n, p in space.tuned.items() if isinstance(p, Float | Int) and _known_as(n) != "seed"}
     if not top or len(usable) < FEW_TRIALS:
         return []
@@ -247,9 +234,7 @@ def _edge_p_value(position: NDArray[np.float64], score: NDArray[np.float64]) -> 
     return float(stats.mannwhitneyu(score[outer], score[~outer], alternative="greater").pvalue)
 
 
-def _edge_advice(
-    name: str, part: Float | Int, upper: bool, best: TrialRecord, widened: tuple[float, float]
-) -> Advice:
+def _edge_advice(name: str, part: Float | Int, upper: bool, best: TrialRecord, widened: tuple[float, float]) -> Advice:
     side, edge, new = ("upper", part.high, widened[1]) if upper else ("lower", part.low, widened[0])
     value = f" (the best trial has {best.config[name]:.4g})" if name in best.config else ""
     text = f"{name} sits at its {side} edge {edge:.4g}{value}: widen it, for example to {new:.4g}."
@@ -267,9 +252,7 @@ def _widened(name: str, part: Float | Int, upper: bool) -> tuple[float, float] |
     low, high = part.low, part.high
     if upper:
         limit = LIMITS.get(_known_as(name), math.inf)
-        limit = (
-            limit if high <= limit else math.inf
-        )  # above it, the name means another quantity: warmup in steps
+        limit = limit if high <= limit else math.inf  # above it, the name means another quantity: warmup in steps
         high = min(_plain(high * factor if part.log else high + width), limit)
     else:
         least = -math.inf if low < 0 else 1 if isinstance(part, Int) and low >= 1 else 0
@@ -342,9 +325,7 @@ def _last_gain(trial: TrialRecord, metric: str) -> float:
 
 def _anneals(config: Config) -> bool:
     names = ("schedule", *hyperparameters.get("schedule").aliases)
-    return any(
-        config.get(name, "constant") not in ("constant", "none", "plateau", None, False) for name in names
-    )
+    return any(config.get(name, "constant") not in ("constant", "none", "plateau", None, False) for name in names)
 
 
 def _wasted(full: Sequence[TrialRecord]) -> list[Advice]:

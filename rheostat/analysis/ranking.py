@@ -39,6 +39,4 @@ def share_beaten(trials: Sequence[TrialRecord]) -> NDArray[np.float64]:
 def _beaten(values: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
     """How many of the others each value undercuts."""
     others = np.sort(others)
-    return (
-        len(others) - (np.searchsorted(others, values, "left") + np.searchsorted(others, values, "right")) / 2
-    )
+    return len(others) - (np.searchsorted(others, values, "left") + np.searchsorted(others, values, "right")) / 2

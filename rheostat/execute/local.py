@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +32,7 @@ from rheostat.execute.worker import KEY_VARIABLE
 from rheostat.train.base import Runner
 from rheostat.types import Job, Notice, Outcome, Report, Status
 
-MAX_DEATHS = 5  # of workers on one trial, without an epoch in between
+MAX_CRASHES, MAX_KILLS = 3, 20  # of workers on one trial, without an epoch in between
 MAX_STARTS = 5  # of worker processes that never join, in a row
 
 
@@ -53,7 +54,7 @@ class LocalWorkers:
         self._jobs: deque[Job] = deque()
         self._workers: list[_Worker] = []
         self._members: set[int] = set()  # every process that ever joined
-        self._deaths: dict[int, int] = {}
+        self._deaths: dict[int, float] = {}  # by trial; 1 is one too many
         self._failed_starts = 0
         self._closed = False
         self.folder = Path(tempfile.mkdtemp(prefix="rheostat-"))  # 0700: only this user may enter
@@ -202,13 +203,28 @@ class LocalWorkers:
         worker.connection.close()
         if (job := worker.job) is None:
             return []
-        self._deaths[job.trial] = deaths = self._deaths.get(job.trial, 0) + 1
-        if deaths >= MAX_DEATHS:
-            reason = f"{deaths} worker processes died while training it: out of memory, or a crash in native code"
-            return [Outcome(job.trial, Status.FAILED, 0, reason)]
+        signal_number = self._signal_of(worker.pid)
+        killed = signal_number in (
+            None,
+            signal.SIGKILL,
+            signal.SIGTERM,
+        )  # by somebody, not by what it trained
+        self._deaths[job.trial] = deaths = self._deaths.get(job.trial, 0) + 1 / (MAX_KILLS if killed else MAX_CRASHES)
+        if deaths > 0.999:
+            why = "were killed again and again: out of memory?" if killed else f"crashed (signal {signal_number})"
+            return [Outcome(job.trial, Status.FAILED, 0, f"the worker processes that trained it {why}")]
         self._jobs.appendleft(job)
         message = f"worker {worker.pid} died while training trial {job.trial}; the trial continues in another process"
         return [Notice("worker lost", message, job.trial)]
+
+    def _signal_of(self, pid: int) -> int | None:
+        """The signal by which a process of ours died; None for a guest's, 0 where it ended by itself."""
+        if (process := self._processes.get(pid)) is None:
+            return None
+        try:
+            return max(-process.wait(1.0), 0)
+        except subprocess.TimeoutExpired:
+            return None
 
     def _replace_dead(self) -> None:
         dead = [pid for pid, process in self._processes.items() if process.poll() is not None]

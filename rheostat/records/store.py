@@ -104,7 +104,7 @@ class Coordinator:
         if self.host != socket.gethostname():
             return time.time() - self.beat < 60
         try:
-            return abs(psutil.Process(self.pid).create_time() - self.started) < 1
+            return bool(abs(psutil.Process(self.pid).create_time() - self.started) < 1)
         except psutil.Error:
             return False
 
@@ -335,7 +335,14 @@ class Records:
                 self._end(connection, study, outcome.trial, outcome.status, outcome.reason, outcome.detail, now)
 
     def _end(
-        self, connection: Connection, study: StudyRecord, trial: int, status: Status, reason: str, detail: str, now: float
+        self,
+        connection: Connection,
+        study: StudyRecord,
+        trial: int,
+        status: Status,
+        reason: str,
+        detail: str,
+        now: float,
     ) -> None:
         connection.execute(
             _END_TRIAL,
@@ -374,8 +381,10 @@ class Records:
         columns = [c for c in schema.assignments.c if c.name != "study"]
         query = select(*columns).where(schema.assignments.c.study == study.id).order_by(schema.assignments.c.number)
         return [
-            AssignmentRow(*first, Status(outcome) if outcome else None, end or 0, bool(settled))
-            for *first, outcome, end, settled in self._read(query)
+            AssignmentRow(
+                number, trial, start, until, clock, Status(outcome) if outcome else None, end or 0, bool(settled)
+            )
+            for number, trial, start, until, clock, outcome, end, settled in self._read(query)
         ]
 
     def reports(self, study: StudyRecord, trial: int | None = None) -> list[Report]:

@@ -34,9 +34,7 @@ class Hyperband:
 
     adaptive = True
 
-    def __init__(
-        self, searcher: Searcher, trials: int | None, max_epochs: int, reduction_factor: int = 3
-    ) -> None:
+    def __init__(self, searcher: Searcher, trials: int | None, max_epochs: int, reduction_factor: int = 3) -> None:
         check_limits(trials, max_epochs)
         check_at_least("reduction_factor", reduction_factor, 2)
         self.searcher = searcher

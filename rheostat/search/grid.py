@@ -43,9 +43,7 @@ class Grid:
 
     def __init__(self, space: Space, points: int = 5, seed: int = 0) -> None:
         if points < 2:
-            raise SettingError(
-                f"points={points} is not allowed: give at least 2, or fix a value in the space."
-            )
+            raise SettingError(f"points={points} is not allowed: give at least 2, or fix a value in the space.")
         self.space = space
         self.seed = seed
         self.values = {name: _spaced(part, points) for name, part in space.tuned.items()}

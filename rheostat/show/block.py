@@ -107,7 +107,7 @@ def _trial_lines(
         titles[1], rows = "", [[row[0], row[1][0], *row[2:]] for row in rows]
     if width < 52:
         titles, rows = titles[:4] + titles[5:], [row[:4] + row[5:] for row in rows]
-    least = {"state": 10, "epoch": 5, metric: 7, "curve": CURVE_WIDTH}  # keep the block steady
+    least = {"state": 11, "epoch": 5, metric: 7, "curve": CURVE_WIDTH}  # keep the block steady
     return Table(titles, rows, frozenset({"trial", "epoch", metric}), least).lines(width)
 
 

@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import deque
+from dataclasses import replace
+from queue import Empty, SimpleQueue
 from typing import TextIO, final
 
 from rich.console import Console, Group
@@ -23,6 +24,7 @@ from rheostat.types import Notice, Snapshot, Status, TrialRecord
 
 MODES = ("auto", "live", "plain", "none")
 REDRAW_SECONDS = 0.5
+TICK_SECONDS = 1.0  # without news
 HEARTBEAT_SECONDS = 10.0
 LARGEST_SHARE = 0.05  # of the time, spent on showing
 STYLES = {
@@ -46,9 +48,8 @@ def make_console(mode: str = "auto", stream: TextIO | None = None) -> Watcher:
     if mode not in MODES:
         raise SettingError(unknown("progress", mode, MODES))
     if mode == "auto":
-        mode = (
-            "live" if stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown") else "plain"
-        )
+        moves_cursor = stream.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+        mode = "live" if moves_cursor else "plain"
     if mode == "none":
         return Silent()
     return LiveConsole(stream) if mode == "live" else PlainConsole(stream)
@@ -71,52 +72,75 @@ class Silent:
 class _Paced(ABC):
     """Draws now and then, says notices at once, and draws the last state at the end.
 
-    Only one caller writes at a time. A notice that comes meanwhile, from another thread or from a signal
-    handler that interrupts the writing, waits in a queue until the one who writes has finished.
+    A thread of its own says the notices: `note` only puts them into a queue, because a signal handler may
+    call it in the middle of a writing, where Python's streams raise a RuntimeError when written to again.
+    The same thread lets the clock tick while a long epoch brings no news.
     """
 
     def __init__(self) -> None:
         self._latest: Snapshot | None = None
-        self._next = 0.0  # of time.monotonic()
-        self._notices: deque[Notice] = deque()
-        self._said: Notice | None = None
+        self._received = 0.0  # the latest, by time.monotonic()
+        self._next = 0.0  # drawing, by time.monotonic()
         self._writing = threading.Lock()
-        self._closed = False
+        self._inbox: SimpleQueue[Notice | None] = SimpleQueue()  # its put may interrupt a put
+        self._thread: threading.Thread | None = None
 
     def due(self) -> bool:
         return time.monotonic() >= self._next
 
     def update(self, snapshot: Snapshot) -> None:
         before, self._latest = self._latest, snapshot
-        if time.monotonic() >= self._next or before is None or before.state != snapshot.state:
-            self._write(snapshot)
+        self._received = time.monotonic()
+        if self._received >= self._next or before is None or before.state != snapshot.state:
+            self._start()
+            with self._writing:
+                self._draw_timed(snapshot)
 
     def note(self, notice: Notice) -> None:
-        self._notices.append(notice)
-        self._write(None)
+        self._inbox.put(notice)
+        self._start()
 
     def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._write(None)
+        if self._thread is not None:
+            self._inbox.put(None)
+            self._thread.join()
+            self._thread = None
             self._end(self._latest)
+            self._latest = None
 
-    def _write(self, snapshot: Snapshot | None) -> None:
-        while (snapshot or self._notices) and self._writing.acquire(blocking=False):
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._listen, name="rheostat-console", daemon=True)
+            self._thread.start()
+
+    def _listen(self) -> None:
+        said = None
+        while True:
             try:
-                while self._notices:
-                    notice = self._notices.popleft()
-                    if notice != self._said:  # the same again tells nothing
-                        self._say(notice)
-                    self._said = notice
-                if snapshot is not None:
-                    started = time.monotonic()
-                    self._draw(snapshot)
-                    now = time.monotonic()
-                    self._next = now + max(REDRAW_SECONDS, (now - started) / LARGEST_SHARE)
-                    snapshot = None
-            finally:
-                self._writing.release()
+                notice = self._inbox.get(timeout=TICK_SECONDS)
+            except Empty:
+                self._tick()
+                continue
+            if notice is None:
+                return
+            if notice != said:  # the same again tells nothing
+                with self._writing:
+                    self._say(notice)
+            said = notice
+
+    def _tick(self) -> None:
+        with self._writing:
+            passed = time.monotonic() - self._received
+            if self._latest is not None and passed >= TICK_SECONDS and self.due():
+                left = self._latest.seconds_left
+                later = None if left is None else max(left - passed, 0.0)
+                self._draw_timed(replace(self._latest, seconds=self._latest.seconds + passed, seconds_left=later))
+
+    def _draw_timed(self, snapshot: Snapshot) -> None:
+        started = time.monotonic()
+        self._draw(snapshot)
+        now = time.monotonic()
+        self._next = now + max(REDRAW_SECONDS, (now - started) / LARGEST_SHARE)
 
     @abstractmethod
     def _draw(self, snapshot: Snapshot) -> None: ...
@@ -140,10 +164,8 @@ class LiveConsole(_Paced):
 
     def _draw(self, snapshot: Snapshot) -> None:
         if self._live is None:
-            ours = self._stream in (
-                sys.stdout,
-                sys.stderr,
-            )  # then prints would tear the block: let rich lift them
+            # What others print to the same terminal would tear the block: rich lifts it above.
+            ours = self._stream in (sys.stdout, sys.stderr)
             self._live = Live(
                 console=self._console,
                 auto_refresh=False,

@@ -156,9 +156,7 @@ def counts(statuses: Mapping[Status, int]) -> str:
     '✓16 ✂6 ⏸3 ✗0'
     """
     resting = [s for s in MARKS if s.ended or s is Status.PAUSED]
-    return " ".join(
-        f"{MARKS[s]}{statuses.get(s, 0)}" for s in resting if statuses.get(s) or s in ALWAYS_COUNTED
-    )
+    return " ".join(f"{MARKS[s]}{statuses.get(s, 0)}" for s in resting if statuses.get(s) or s in ALWAYS_COUNTED)
 
 
 def differs_from_best(trial: TrialRecord, best: TrialRecord | None) -> str:
@@ -203,8 +201,7 @@ class Table:
         """The title line and one for each row, cut to `width` columns."""
         rows = [[clean(cell) for cell in row] for row in (self.titles, *self.rows)]
         widths = [
-            max(self.least.get(title, 0), *(cell_len(row[i]) for row in rows))
-            for i, title in enumerate(self.titles)
+            max(self.least.get(title, 0), *(cell_len(row[i]) for row in rows)) for i, title in enumerate(self.titles)
         ]
         return [cut("  ".join(self._pad(row, widths)).rstrip(), width) for row in rows]
 
@@ -216,9 +213,7 @@ class Table:
         ]
 
 
-def trials_table(
-    trials: Sequence[TrialRecord], metric: str, sign: int, max_epochs: int | None = None
-) -> Table:
+def trials_table(trials: Sequence[TrialRecord], metric: str, sign: int, max_epochs: int | None = None) -> Table:
     """Every trial in order of number, with its best value in the user's direction."""
     best = best_trial(trials)
     scale = curve_range(trials, sign)
@@ -253,10 +248,7 @@ def studies_table(rows: Sequence[Mapping[str, Any]], now: float | None = None) -
 def reports_table(reports: Sequence[Report]) -> Table:
     """What one trial measured, a line per report; its metrics stand in the order in which they came."""
     metrics = list(dict.fromkeys(name for report in reports for name in report.metrics))
-    rows = [
-        (str(r.epoch), str(r.step), duration(r.seconds), *(_metric(r, name) for name in metrics))
-        for r in reports
-    ]
+    rows = [(str(r.epoch), str(r.step), duration(r.seconds), *(_metric(r, name) for name in metrics)) for r in reports]
     titles = ("epoch", "step", "time", *metrics)
     return Table(titles, rows, frozenset(titles))
 

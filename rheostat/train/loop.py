@@ -17,10 +17,11 @@ from rheostat.errors import CheckpointError, Infeasible, TaskError, unknown
 from rheostat.train import checkpoint, optimizers, randomness, rates
 from rheostat.train.base import Send
 from rheostat.train.batches import make_batches
-from rheostat.train.early_stopping import EarlyStopping
+from rheostat.train.early_stopping import EarlyStopping, Mode
 from rheostat.train.hooks import ClipGradients, Hook, Hooks, Run, StopOnNaN, WeightAverage
 from rheostat.train.task import Task, evaluate, pick_device
 from rheostat.types import Config, Job, Outcome, Report, Status
+
 
 class Training:
     """One trial in memory: model, optimiser, rate, hooks, random state, and how far it is.
@@ -80,6 +81,8 @@ class Training:
             validation = self._validate()
             self._report({**validation, **metrics}, epoch_end=True)
             value = self._value(self.reports[-1].metrics)
+            if not math.isfinite(value):
+                raise Infeasible(f"{self.task.metric} = {value} after epoch {self.run.epoch}")
             if self.plateau is not None:
                 self.plateau.update(value)
             if value < self.best_value:
@@ -132,12 +135,12 @@ class Training:
         if self.accumulate == 1:
             *inputs, target = batch
             loss = self.loss_function(self.model(*inputs), target)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             return loss.detach()
         losses = []
         for *inputs, target in zip(*(part.chunk(self.accumulate) for part in batch), strict=True):
             loss = self.loss_function(self.model(*inputs), target) * (len(target) / len(batch[-1]))
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             losses.append(loss.detach())
         return torch.stack(losses).sum()
 
@@ -146,7 +149,10 @@ class Training:
             results = evaluate(self.task, self.model, self.task.validation, self.device)
             metrics = {f"val_{name}": value for name, value in results.items()}
             self.run.metrics = metrics
-            self.hooks.after_validation(self.run)  # sees the weights that were judged
+            try:
+                self.hooks.after_validation(self.run)  # sees the weights that were judged
+            except StopIteration:
+                self.run.request_stop("a hook ended the training")
         return metrics
 
     def _report(self, metrics: dict[str, float], epoch_end: bool) -> None:
@@ -179,9 +185,7 @@ class Training:
             "plateau": self.plateau.state_dict() if self.plateau is not None else {},
             "hooks": self.hooks.state_dict(),
             "random": self.random_state,
-            "reports": [
-                [r.epoch, r.step, r.metrics, r.seconds, r.epoch_end] for r in self.reports
-            ],
+            "reports": [[r.epoch, r.step, r.metrics, r.seconds, r.epoch_end] for r in self.reports],
             "epoch": self.run.epoch,
             "step": self.run.step,
             "stop_reason": self.run.stop_reason,
@@ -304,8 +308,10 @@ def _own_hooks(task: Task, config: Config) -> list[Hook]:
     hooks.append(StopOnNaN())
     if config.get("patience") is not None:
         patience = _whole(config, "patience", 0)
-        mode = "max" if task.direction == "maximize" else "min"
-        hooks.append(EarlyStopping(task.metric, patience=patience, unit="epochs", mode=mode))
+        mode: Mode = "max" if task.direction == "maximize" else "min"
+        hooks.append(  # without its own copy of the best weights: the trial keeps them
+            EarlyStopping(task.metric, patience=patience, unit="epochs", mode=mode, restore_best=False)
+        )
     return hooks
 
 

@@ -14,7 +14,7 @@ from rheostat.errors import CheckpointError, Infeasible, TaskError
 from rheostat.train import checkpoint, randomness
 from rheostat.train.base import Send
 from rheostat.train.loop import is_out_of_memory
-from rheostat.types import Config, Job, Outcome, Report, Status
+from rheostat.types import Job, Outcome, Report, Status
 
 Objective = Callable[["Trial"], float | None]
 

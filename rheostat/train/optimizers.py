@@ -218,9 +218,7 @@ def _nesterov(parameters: Parameters, v: Values) -> Optimizer:
 
 def _adagrad(parameters: Parameters, v: Values) -> Optimizer:
     fused = _fused(parameters, frozenset({"cpu", "cuda"}))
-    return torch.optim.Adagrad(
-        parameters, v["lr"], 0, v["weight_decay"], v["accumulator"], v["eps"], fused=fused
-    )
+    return torch.optim.Adagrad(parameters, v["lr"], 0, v["weight_decay"], v["accumulator"], v["eps"], fused=fused)
 
 
 def _rmsprop(parameters: Parameters, v: Values) -> Optimizer:
@@ -238,9 +236,7 @@ def _adam(parameters: Parameters, v: Values) -> Optimizer:
 
 def _adamw(parameters: Parameters, v: Values) -> Optimizer:
     betas = v["beta1"], v["beta2"]
-    return torch.optim.AdamW(
-        parameters, v["lr"], betas, v["eps"], v["weight_decay"], fused=_fused(parameters)
-    )
+    return torch.optim.AdamW(parameters, v["lr"], betas, v["eps"], v["weight_decay"], fused=_fused(parameters))
 
 
 def _nadam(parameters: Parameters, v: Values) -> Optimizer:
@@ -289,18 +285,14 @@ OPTIMIZERS: Mapping[str, Recipe] = {
         {"lr": 0.01, "rho": 0.99, "eps": 1e-8, "momentum": 0.0, "weight_decay": 0.0},
         "torch.optim.RMSprop",
     ),
-    "adadelta": Recipe(
-        _adadelta, {"lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0.0}, "torch.optim.Adadelta"
-    ),
+    "adadelta": Recipe(_adadelta, {"lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0.0}, "torch.optim.Adadelta"),
     "adam": Recipe(_adam, {"lr": 1e-3, **_BETAS, "eps": 1e-8, "weight_decay": 0.0}, "Kingma and Ba 2015"),
     "adamw": Recipe(_adamw, {"lr": 1e-3, **_BETAS, "eps": 1e-8, "weight_decay": 0.01}, "torch.optim.AdamW"),
     "nadam": Recipe(_nadam, {"lr": 2e-3, **_BETAS, "eps": 1e-8, "weight_decay": 0.0}, "torch.optim.NAdam"),
     "lion": Recipe(
         _lion, {"lr": 1e-4, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0}, "Chen et al. 2023, their code"
     ),
-    "adam_tf1": Recipe(
-        _adam_tf1, {"lr": 1e-3, **_BETAS, "eps": 1e-8, "weight_decay": 0.0}, "tf.train.AdamOptimizer"
-    ),
+    "adam_tf1": Recipe(_adam_tf1, {"lr": 1e-3, **_BETAS, "eps": 1e-8, "weight_decay": 0.0}, "tf.train.AdamOptimizer"),
     "adagrad_tf1": Recipe(
         _adagrad_tf1,
         {"lr": 0.05, "accumulator": 0.1, "weight_decay": 0.0},
@@ -357,7 +349,5 @@ def build(config: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Opti
     values = {key: number(config, key, default, RANGES[key]) for key, default in recipe.defaults.items()}
     listed = list(parameters)
     if not listed:
-        raise TaskError(
-            "The network has no parameters, so there is nothing to train: see what model(config) returns."
-        )
+        raise TaskError("The network has no parameters, so there is nothing to train: see what model(config) returns.")
     return recipe.make(listed, values)

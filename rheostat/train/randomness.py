@@ -23,7 +23,7 @@ def seed_all(seed: int) -> None:
 
 def get_state() -> dict[str, Any]:
     """The state of all global generators, as tensors and plain values."""
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)  # type: ignore[misc]
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, internal, gauss_next = random.getstate()
     state: dict[str, Any] = {
         "python": [version, torch.tensor(internal, dtype=torch.int64), gauss_next],

@@ -55,8 +55,7 @@ THRESHOLD_MODES: Mapping[Counting, tuple[ThresholdMode, ...]] = {
     "keras": ("abs", "rel"),
 }
 PLATEAU = tuple(
-    f"plateau_{name}"
-    for name in ("factor", "patience", "threshold", "threshold_mode", "cooldown", "counting")
+    f"plateau_{name}" for name in ("factor", "patience", "threshold", "threshold_mode", "cooldown", "counting")
 )
 
 PIECEWISE_EXAMPLE = 'Write boundaries="30, 60" (epochs) with lr_fractions="1, 0.1, 0.01".'
@@ -207,9 +206,7 @@ class OneCycle:
 
     def __call__(self, step: int) -> float:
         last = self.total_steps - 1
-        top = max(
-            self.rise * self.total_steps - 1, 0.0
-        )  # the step of the peak, which may lie between two steps
+        top = max(self.rise * self.total_steps - 1, 0.0)  # the step of the peak, which may lie between two steps
         step = min(step, last)
         if step <= top:
             part = (1 - math.cos(math.pi * step / top)) / 2 if top > 0 else 1.0

@@ -143,12 +143,12 @@ def pick_device(name: str) -> torch.device:
         torch.empty(0, device=name)
         return torch.device(name)
     except (RuntimeError, AssertionError) as cause:
-        raise TaskError(f"device={name!r} cannot be used here: {str(cause).splitlines()[0]}. Try auto or cpu.") from None
+        raise TaskError(
+            f"device={name!r} cannot be used here: {str(cause).splitlines()[0]}. Try auto or cpu."
+        ) from None
 
 
-def evaluate(
-    task: Task, model: nn.Module, data: Data, device: torch.device, chunk: int = 4096
-) -> dict[str, float]:
+def evaluate(task: Task, model: nn.Module, data: Data, device: torch.device, chunk: int = 4096) -> dict[str, float]:
     """`loss` and each metric over the whole of `data`, in evaluation mode; the model's mode is put back.
 
     Tensors go through the network `chunk` examples at a time.

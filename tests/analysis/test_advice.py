@@ -18,9 +18,7 @@ def study(space, n, effect, rng, noise=1.0, max_epochs=None):
     """`n` random trials of one epoch; their value is -effect(config) and noise."""
     configs = space.sample(rng, n)
     values = [-effect(c) + noise * rng.normal() for c in configs]
-    return [
-        TrialRecord(i, c, Status.DONE, (v,), 1) for i, (c, v) in enumerate(zip(configs, values, strict=True))
-    ]
+    return [TrialRecord(i, c, Status.DONE, (v,), 1) for i, (c, v) in enumerate(zip(configs, values, strict=True))]
 
 
 def of_kind(advice: list[Advice], kind: str) -> list[Advice]:
@@ -59,9 +57,7 @@ def test_range_edge_finds_a_monotone_effect():
 def test_range_edge_is_silent_where_the_optimum_is_inside(peak):
     rng = np.random.default_rng(3)
     effect = lambda c: -20 * (unit(c) - peak) ** 2  # noqa: E731
-    alarms = sum(
-        "lr" in [a.hyperparameter for a in edges(TEN, study(TEN, 60, effect, rng))] for _ in range(40)
-    )
+    alarms = sum("lr" in [a.hyperparameter for a in edges(TEN, study(TEN, 60, effect, rng))] for _ in range(40))
     assert alarms <= 2
 
 
@@ -86,8 +82,7 @@ def test_range_edge_is_not_suggested_where_larger_values_diverge():
     rng = np.random.default_rng(5)
     trials = study(TEN, 80, lambda c: 10 * unit(c), rng, noise=0.5)
     trials = [
-        TrialRecord(t.number, t.config, Status.INFEASIBLE, (math.nan,)) if unit(t.config) > 0.8 else t
-        for t in trials
+        TrialRecord(t.number, t.config, Status.INFEASIBLE, (math.nan,)) if unit(t.config) > 0.8 else t for t in trials
     ]
     assert "lr" not in [a.hyperparameter for a in edges(TEN, trials)]
 
@@ -163,9 +158,7 @@ def test_limits_name_known_hyperparameters():
 def ended(space, n, is_bad, status=Status.INFEASIBLE, seed=0):
     rng = np.random.default_rng(seed)
     return [
-        TrialRecord(
-            i, c, status if bad else Status.DONE, () if bad else (rng.random(),), reason="not finite" * bad
-        )
+        TrialRecord(i, c, status if bad else Status.DONE, () if bad else (rng.random(),), reason="not finite" * bad)
         for i, c in enumerate(space.sample(rng, n))
         for bad in [bool(is_bad(c))]
     ]
@@ -183,9 +176,7 @@ def test_infeasible_names_the_threshold():
 
 def test_infeasible_names_a_lower_threshold_of_whole_numbers():
     space = Space(x=Float(0.0, 1.0), units=Int(1, 100))
-    advice = advise(
-        space, ended(space, 60, lambda c: c["units"] < 70, Status.FAILED), 20, "val_loss", 1, None
-    )[0]
+    advice = advise(space, ended(space, 60, lambda c: c["units"] < 70, Status.FAILED), 20, "val_loss", 1, None)[0]
     assert advice.hyperparameter == "units"
     low, high = advice.suggestion["units"]["low"], advice.suggestion["units"]["high"]
     assert 68 <= low <= 75
@@ -212,10 +203,14 @@ def test_infeasible_blames_nothing_without_evidence():
 
 
 def test_infeasible_is_silent_below_a_half():
-    assert (
-        of_kind(advise(TEN, ended(TEN, 60, lambda c: c["lr"] > 1e-2), 20, "loss", 1, None), "infeasible")
-        == []
-    )
+    assert of_kind(advise(TEN, ended(TEN, 60, lambda c: c["lr"] > 1e-2), 20, "loss", 1, None), "infeasible") == []
+
+
+def test_paused_trials_count_as_tried():
+    """Successive halving leaves most trials paused: they have a result, and they are feasible."""
+    bad = ended(TEN, 5, lambda c: True)
+    paused = [TrialRecord(5 + i, t.config, Status.PAUSED, (0.5,)) for i, t in enumerate(ended(TEN, 6, lambda c: True))]
+    assert advise(TEN, [*bad, *paused], 20, "val_loss", 1, None) == []
 
 
 def test_all_trials_bad():
@@ -228,7 +223,7 @@ def test_few_trials():
     assert advise(TEN, [], 20, "val_loss", 1, None) == []
     trials = study(TEN, 14, lambda c: 0.0, np.random.default_rng(0))
     assert [a.kind for a in advise(TEN, trials[:5], 20, "val_loss", 1, None)] == ["few trials"]
-    assert "Only 5 trials finished" in advise(TEN, trials[:5], 20, "val_loss", 1, None)[0].text
+    assert "Only 5 trials gave a result" in advise(TEN, trials[:5], 20, "val_loss", 1, None)[0].text
     assert "23%" in advise(TEN, trials[:5], 20, "val_loss", 1, None)[0].text  # 1 - 0.95^5
     assert advise(TEN, trials, 20, "val_loss", 1, None) == []
 
@@ -255,9 +250,7 @@ def length(trials, metric="val_loss", max_epochs=20):
 
 @pytest.mark.parametrize("epochs", [4, 6, 20, 100])
 def test_too_short_finds_curves_that_still_fall(epochs):
-    falling = with_curves(
-        lambda rng: 2 * np.exp(-np.arange(epochs) / epochs) + 0.01 * rng.normal(size=epochs)
-    )
+    falling = with_curves(lambda rng: 2 * np.exp(-np.arange(epochs) / epochs) + 0.01 * rng.normal(size=epochs))
     assert [(a.kind, a.suggestion) for a in length(falling)] == [("too short", {"epochs": 2 * epochs})]
     assert "train longer" in length(falling)[0].text
 

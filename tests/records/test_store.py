@@ -56,7 +56,12 @@ def test_everything_written_is_read_back_by_another_connection(url: str) -> None
     with Records(url) as records:
         assert records.study("s") == study and study.space == SPACE and study.seed == 3
         (row,) = records.trials(study)
-        assert (row.config, row.status, row.reason, row.detail) == (config, Status.INFEASIBLE, "val_error = inf", "trace")
+        assert (row.config, row.status, row.reason, row.detail) == (
+            config,
+            Status.INFEASIBLE,
+            "val_error = inf",
+            "trace",
+        )
         assert row.ended is not None and row.ended >= row.created
         assert repr(records.reports(study)) == repr(reports)  # repr, since NaN is not equal to itself
         assert records.assignments(study) == [AssignmentRow(0, 0, 0, 2, 0, Status.INFEASIBLE, 2, False)]

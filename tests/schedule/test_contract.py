@@ -174,9 +174,7 @@ def check_valid(sim: Simulation, assignments: Sequence[Assignment]) -> None:
 @every_scheduler
 @contract
 @given(study=studies)
-def test_decisions_depend_on_the_history_and_the_random_numbers_alone(
-    make: Make, study: dict[str, int]
-) -> None:
+def test_decisions_depend_on_the_history_and_the_random_numbers_alone(make: Make, study: dict[str, int]) -> None:
     """A new scheduler decides at every moment as the one that ran from the start, so a restart is exact."""
     sim = simulation(make, study)
     for assignments in sim.run():

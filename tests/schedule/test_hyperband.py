@@ -26,9 +26,7 @@ def test_the_brackets_of_the_paper() -> None:
     assert [(bracket.trials, bracket.rungs) for bracket in brackets(81, 3)] == table
 
 
-@pytest.mark.parametrize(
-    ("max_epochs", "factor"), [(1, 3), (2, 3), (3, 3), (30, 3), (243, 3), (64, 2), (100, 4)]
-)
+@pytest.mark.parametrize(("max_epochs", "factor"), [(1, 3), (2, 3), (3, 3), (30, 3), (243, 3), (64, 2), (100, 4)])
 def test_any_brackets_follow_algorithm_1(max_epochs: int, factor: int) -> None:
     s_max = max(s for s in range(12) if factor**s <= max_epochs)
     found = brackets(max_epochs, factor)

@@ -71,9 +71,7 @@ def test_the_reason_is_in_plain_words() -> None:
     ("status", "counts"),
     [(Status.CANCELLED, False), (Status.CUT, True), (Status.INFEASIBLE, True), (Status.TRAINING, True)],
 )
-def test_every_trial_that_trained_as_long_is_compared_with_but_the_cancelled(
-    status: Status, counts: bool
-) -> None:
+def test_every_trial_that_trained_as_long_is_compared_with_but_the_cancelled(status: Status, counts: bool) -> None:
     trials = (*(trial(i, (0.1,), status) for i in range(3)), trial(3, (0.9,), Status.PAUSED))
     [decision] = Median(Random(SPACE), 4, 9).next(History(trials), 1, RNG)
     assert isinstance(decision, Stop) == counts

@@ -30,11 +30,7 @@ contract = settings(max_examples=40)
 
 finite_spaces = spaces(max_size=4).map(
     lambda space: Space(
-        {
-            n: part
-            for n, part in (space.tuned | space.fixed).items()
-            if not isinstance(part, Float) or part.step
-        }
+        {n: part for n, part in (space.tuned | space.fixed).items() if not isinstance(part, Float) or part.step}
     )
 )
 values = st.lists(st.sampled_from([0.5, 0.1, -2.0, 7.5, math.nan, math.inf]), max_size=4).map(tuple)
@@ -49,8 +45,7 @@ def histories(draw: st.DrawFn, space: Space) -> History:
     picked = draw(st.lists(st.tuples(st.sampled_from(configs), outcomes), max_size=12))
     return History(
         tuple(
-            TrialRecord(i, config, status, values, len(values))
-            for i, (config, (status, values)) in enumerate(picked)
+            TrialRecord(i, config, status, values, len(values)) for i, (config, (status, values)) in enumerate(picked)
         )
     )
 
@@ -118,9 +113,7 @@ def test_a_batch_equals_single_suggestions_where_results_change_nothing(
 @every_searcher
 @contract
 @given(data=st.data())
-def test_a_finite_space_is_tried_without_repetition(
-    make: Callable[[Space], Searcher], data: st.DataObject
-) -> None:
+def test_a_finite_space_is_tried_without_repetition(make: Callable[[Space], Searcher], data: st.DataObject) -> None:
     space = data.draw(finite_spaces)
     history = data.draw(histories(space))
     tried = set(keys([trial.config for trial in history.trials]))

@@ -60,9 +60,7 @@ def test_hyperparameters_are_independent() -> None:
 
 
 def test_a_finite_space_ends_with_its_last_configuration_however_unlikely() -> None:
-    space = Space(
-        a=Choice([1, 2, 3, 4], prior=Prior(1, 0.9999)), b=Choice(["x", "y"], prior=Prior("x", 0.9999))
-    )
+    space = Space(a=Choice([1, 2, 3, 4], prior=Prior(1, 0.9999)), b=Choice(["x", "y"], prior=Prior("x", 0.9999)))
     searcher, rng = Random(space), np.random.default_rng(0)
     configs = searcher.suggest(History(), 20, rng)
     assert sorted(keys(configs)) == sorted(Config(a=a, b=b).key() for a in (1, 2, 3, 4) for b in ("x", "y"))

@@ -232,9 +232,7 @@ EARLY_STOPPING_ROWS: list[tuple[str, Callable[[], EarlyStopping], list[float], i
     [row[1:] for row in EARLY_STOPPING_ROWS],
     ids=[r[0] for r in EARLY_STOPPING_ROWS],
 )
-def test_early_stopping_by_hand(
-    make: Callable[[], EarlyStopping], values: list[float], expected: int | None
-) -> None:
+def test_early_stopping_by_hand(make: Callable[[], EarlyStopping], values: list[float], expected: int | None) -> None:
     assert stops_at(make, values) == expected
     for cut in range(1, len(values)):
         assert stops_at(make, values, cut=cut) == expected
@@ -257,9 +255,7 @@ def test_tf1_by_hand(arguments: dict[str, Any], values: list[float], expected: i
     def make() -> EarlyStopping:
         return EarlyStopping.tf1(**{"max_steps_without_decrease": 30, **arguments})
 
-    assert [stops_at(make, values, Place(10, 25), cut) for cut in range(len(values))] == [expected] * len(
-        values
-    )
+    assert [stops_at(make, values, Place(10, 25), cut) for cut in range(len(values))] == [expected] * len(values)
 
 
 numbers = st.integers(-4, 8).map(lambda n: n / 2)
@@ -340,13 +336,9 @@ def test_lightning(
 
 @quick
 @given(traces, st.integers(1, 5), deltas, st.booleans(), modes, st.integers(0, 25))
-def test_ignite(
-    values: list[float], patience: int, delta: float, cumulative: bool, mode: Any, cut: int
-) -> None:
+def test_ignite(values: list[float], patience: int, delta: float, cumulative: bool, mode: Any, cut: int) -> None:
     def make() -> EarlyStopping:
-        return EarlyStopping.ignite(
-            patience=patience, min_delta=delta, cumulative_delta=cumulative, mode=mode
-        )
+        return EarlyStopping.ignite(patience=patience, min_delta=delta, cumulative_delta=cumulative, mode=mode)
 
     expected = ignite(values, patience, delta, cumulative, mode)
     assert stops_at(make, values) == expected
@@ -497,9 +489,7 @@ MONITOR_ROWS: list[tuple[str, Checkpoints, dict[str, Any], int | None]] = [
     [row[1:] for row in MONITOR_ROWS],
     ids=[r[0] for r in MONITOR_ROWS],
 )
-def test_validation_monitor_by_hand(
-    checkpoints: Checkpoints, changed: dict[str, Any], expected: int | None
-) -> None:
+def test_validation_monitor_by_hand(checkpoints: Checkpoints, changed: dict[str, Any], expected: int | None) -> None:
     arguments = {"every_n_steps": 10, "early_stopping_rounds": 20, **changed}
     assert monitor_stops_at(checkpoints, 100, **arguments)[0] == expected
 
@@ -541,9 +531,7 @@ def test_validation_monitor(
 class Witness(Hook):
     """Writes down what is called, and may do something at one of the calls."""
 
-    def __init__(
-        self, name: str, log: list[str], at: str = "", act: Callable[[Run], None] = lambda run: None
-    ):
+    def __init__(self, name: str, log: list[str], at: str = "", act: Callable[[Run], None] = lambda run: None):
         self.name, self.log, self.at, self.act = name, log, at, act
 
     def note(self, call: str, run: Run) -> None:
@@ -614,9 +602,7 @@ LIFE_ROWS: list[tuple[str, str, Callable[[Run], None], type[Exception] | None, l
 @pytest.mark.parametrize(
     ("at", "act", "error", "expected"), [row[1:] for row in LIFE_ROWS], ids=[row[0] for row in LIFE_ROWS]
 )
-def test_life_cycle(
-    at: str, act: Callable[[Run], None], error: type[Exception] | None, expected: list[str]
-) -> None:
+def test_life_cycle(at: str, act: Callable[[Run], None], error: type[Exception] | None, expected: list[str]) -> None:
     log: list[str] = []
     hooks = Hooks([Witness("a", log, at, act), Witness("b", log)])
     if error is None:

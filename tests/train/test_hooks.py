@@ -95,9 +95,7 @@ def test_hooks_that_do_nothing_in_a_step_are_not_called_in_it() -> None:
     run = make_run()
     hooks = Hooks([EarlyStopping(), ClipGradients(max_norm=1), StopAtStep(10), Hook()])
     called: list[str] = []
-    sys.setprofile(
-        lambda frame, event, arg: called.append(frame.f_code.co_qualname) if event == "call" else None
-    )
+    sys.setprofile(lambda frame, event, arg: called.append(frame.f_code.co_qualname) if event == "call" else None)
     try:
         hooks.after_step(run)
     finally:

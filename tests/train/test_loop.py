@@ -43,15 +43,11 @@ def network(config: Config) -> nn.Module:
 
 
 def task(**changes: Any) -> Task:
-    return Task(
-        **{"model": network, "train": blobs(), "validation": blobs(60, 1), "device": "cpu", **changes}
-    )
+    return Task(**{"model": network, "train": blobs(), "validation": blobs(60, 1), "device": "cpu", **changes})
 
 
 def job(until: int, max_epochs: int = 10, **config: Any) -> Job:
-    return Job(
-        7, Config({"lr": 0.01, "batch_size": 32, **config}), seed=3, until_epoch=until, max_epochs=max_epochs
-    )
+    return Job(7, Config({"lr": 0.01, "batch_size": 32, **config}), seed=3, until_epoch=until, max_epochs=max_epochs)
 
 
 def run(runner: TaskRunner, *jobs: Job) -> tuple[list[Report], Outcome]:
@@ -134,9 +130,7 @@ def same(a: Any, b: Any) -> bool:
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda c: c["optimizer"])
 def test_pausing_changes_nothing_in_memory_or_from_disk(tmp_path: Path, config: dict[str, Any]) -> None:
     whole, _ = run(TaskRunner(task(), tmp_path / "whole"), job(6, 6, **config))
-    live, _ = run(
-        TaskRunner(task(), tmp_path / "live"), job(1, 6, **config), job(4, 6, **config), job(6, 6, **config)
-    )
+    live, _ = run(TaskRunner(task(), tmp_path / "live"), job(1, 6, **config), job(4, 6, **config), job(6, 6, **config))
     disk: list[Report] = []
     for until in (1, 4, 6):
         disk += run(TaskRunner(task(), tmp_path / "disk"), job(until, 6, **config))[0]
@@ -200,9 +194,7 @@ def test_a_trial_is_what_a_hand_written_loop_computes(tmp_path: Path) -> None:
         metrics = [r for r in reports if r.epoch_end][epoch].metrics
         assert metrics["train_loss"] == pytest.approx(total / 150, rel=1e-5)
         assert metrics["val_loss"] == pytest.approx(F.cross_entropy(output, y_val).item(), rel=1e-5)
-        assert metrics["val_error"] == pytest.approx(
-            (output.argmax(1) != y_val).float().mean().item(), abs=1e-7
-        )
+        assert metrics["val_error"] == pytest.approx((output.argmax(1) != y_val).float().mean().item(), abs=1e-7)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
@@ -212,9 +204,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> N
     x, y = blobs()
     data = {"model": linear, "train": (x.double(), y), "validation": (x.double(), y)}
     whole, _ = run(TaskRunner(task(**data), tmp_path / "1"), job(2, batch_size=50, optimizer="sgd"))
-    parts, _ = run(
-        TaskRunner(task(**data), tmp_path / "3"), job(2, batch_size=50, optimizer="sgd", accumulate=7)
-    )
+    parts, _ = run(TaskRunner(task(**data), tmp_path / "3"), job(2, batch_size=50, optimizer="sgd", accumulate=7))
     for left, right in zip(whole, parts, strict=True):
         assert left.metrics["train_loss"] == pytest.approx(right.metrics["train_loss"], rel=1e-12)
     assert whole[-1].metrics["val_loss"] == pytest.approx(parts[-1].metrics["val_loss"], rel=1e-12)
@@ -259,9 +249,7 @@ def test_the_order_depends_on_seed_and_epoch_alone() -> None:
 def test_updates_per_epoch_of_the_articles_example() -> None:
     """1000 records: 1000 updates one by one, 1 for the whole, and the last batch holds what is left."""
     data = (torch.arange(1000), torch.arange(1000))
-    sizes = {
-        size: TensorBatches(data, size, 0).steps_per_epoch for size in (1, 32, 64, 128, 256, "full", 1000)
-    }
+    sizes = {size: TensorBatches(data, size, 0).steps_per_epoch for size in (1, 32, 64, 128, 256, "full", 1000)}
     assert sizes == {1: 1000, 32: 32, 64: 16, 128: 8, 256: 4, "full": 1, 1000: 1}
     assert TensorBatches(data, 256, 0, last="drop").steps_per_epoch == 3
 
@@ -328,9 +316,7 @@ class Exploding(nn.Module):
         (ValueError("shapes"), Status.FAILED, "ValueError: shapes"),
     ],
 )
-def test_faults_of_the_model_end_the_trial_alone(
-    tmp_path: Path, error: Exception, status: Status, words: str
-) -> None:
+def test_faults_of_the_model_end_the_trial_alone(tmp_path: Path, error: Exception, status: Status, words: str) -> None:
     runner = TaskRunner(task(model=lambda config: Exploding(error)), tmp_path)
     _, outcome = run(runner, job(50, 50))
     assert outcome.status is status and words in outcome.reason
@@ -364,9 +350,7 @@ def test_real_out_of_memory_is_a_result(tmp_path: Path) -> None:
         ({}, {"device": "nvidia"}, "cannot be used here"),
     ],
 )
-def test_what_cannot_train_is_told_before_training(
-    config: dict[str, Any], changes: dict[str, Any], words: str
-) -> None:
+def test_what_cannot_train_is_told_before_training(config: dict[str, Any], changes: dict[str, Any], words: str) -> None:
     with pytest.raises(RheostatError, match=words):
         check(task(**changes), Config({"lr": 0.01, **config}))
 
@@ -385,9 +369,7 @@ def test_what_cannot_train_is_told_before_training(
         ({"validate_every_steps": 0}, TaskError, "from 1"),
     ],
 )
-def test_a_task_that_cannot_be_is_refused_in_words(
-    changes: dict[str, Any], error: type[Exception], words: str
-) -> None:
+def test_a_task_that_cannot_be_is_refused_in_words(changes: dict[str, Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         task(**changes)
 
@@ -408,9 +390,7 @@ def test_the_best_weights_are_those_of_the_best_epoch(tmp_path: Path) -> None:
     assert epoch == values.index(min(values)) + 1
     model = network(Config())
     model.load_state_dict(weights)
-    assert evaluate(whole, model, whole.validation, torch.device("cpu"))["error"] == pytest.approx(
-        min(values)
-    )
+    assert evaluate(whole, model, whole.validation, torch.device("cpu"))["error"] == pytest.approx(min(values))
 
 
 def test_its_own_number_of_epochs_may_be_a_hyperparameter(tmp_path: Path) -> None:

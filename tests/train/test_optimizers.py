@@ -62,15 +62,9 @@ TORCH: dict[str, Callable[[list[Tensor], Mapping[str, float]], torch.optim.Optim
         weight_decay=h.get("weight_decay", 0),
         **PLAIN,
     ),
-    "adam": lambda p, h: torch.optim.Adam(
-        p, weight_decay=h.get("weight_decay", 0), **adam_arguments(h), **SINGLE
-    ),
-    "adamw": lambda p, h: torch.optim.AdamW(
-        p, weight_decay=h.get("weight_decay", 0.01), **adam_arguments(h), **SINGLE
-    ),
-    "nadam": lambda p, h: torch.optim.NAdam(
-        p, weight_decay=h.get("weight_decay", 0), **adam_arguments(h), **PLAIN
-    ),
+    "adam": lambda p, h: torch.optim.Adam(p, weight_decay=h.get("weight_decay", 0), **adam_arguments(h), **SINGLE),
+    "adamw": lambda p, h: torch.optim.AdamW(p, weight_decay=h.get("weight_decay", 0.01), **adam_arguments(h), **SINGLE),
+    "nadam": lambda p, h: torch.optim.NAdam(p, weight_decay=h.get("weight_decay", 0), **adam_arguments(h), **PLAIN),
 }
 
 
@@ -88,9 +82,7 @@ def lion(w: np.ndarray, gradients: list[np.ndarray], lrs: list[float], h: Mappin
     return w
 
 
-def adam_tf1(
-    w: np.ndarray, gradients: list[np.ndarray], lrs: list[float], h: Mapping[str, float]
-) -> np.ndarray:
+def adam_tf1(w: np.ndarray, gradients: list[np.ndarray], lrs: list[float], h: Mapping[str, float]) -> np.ndarray:
     """The documentation of tf.train.AdamOptimizer."""
     beta1, beta2, eps = h.get("beta1", 0.9), h.get("beta2", 0.999), h.get("eps", 1e-8)
     m = v = np.zeros_like(w)
@@ -102,9 +94,7 @@ def adam_tf1(
     return w
 
 
-def adagrad_tf1(
-    w: np.ndarray, gradients: list[np.ndarray], lrs: list[float], h: Mapping[str, float]
-) -> np.ndarray:
+def adagrad_tf1(w: np.ndarray, gradients: list[np.ndarray], lrs: list[float], h: Mapping[str, float]) -> np.ndarray:
     """The documentation of tf.train.AdagradOptimizer."""
     accumulator = np.full_like(w, h.get("accumulator", 0.1))
     for g, lr in zip(gradients, lrs, strict=True):
@@ -178,9 +168,7 @@ def trained(config: Mapping[str, Any], gradients: Stream, dtype: torch.dtype = t
     return [p.detach() for p in params]
 
 
-def reference(
-    config: Mapping[str, Any], gradients: Stream, dtype: torch.dtype = torch.float64
-) -> list[Tensor]:
+def reference(config: Mapping[str, Any], gradients: Stream, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     name, lrs, params = config["optimizer"], rates(config["lr"], len(gradients)), parameters(dtype)
     if name in TORCH:
         train(TORCH[name](params, config), gradients, lrs)

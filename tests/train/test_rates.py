@@ -175,8 +175,7 @@ def test_one_cycle_without_a_rise_begins_at_its_peak() -> None:
 
 # Metrics around a plateau: small differences, ties, exact repeats, NaN and infinities.
 VALUES = st.lists(
-    st.floats(0.01, 2.0)
-    | st.sampled_from([0.5, 0.5 * (1 - 1e-4), 0.49999, 0.4, 0.3, 0.2, math.nan, math.inf]),
+    st.floats(0.01, 2.0) | st.sampled_from([0.5, 0.5 * (1 - 1e-4), 0.49999, 0.4, 0.3, 0.2, math.nan, math.inf]),
     min_size=1,
     max_size=60,
 )
@@ -299,9 +298,7 @@ CONFIGS = st.sampled_from(list(SCHEDULES)).flatmap(config_strategy)
 
 
 @given(config=CONFIGS, steps_per_epoch=st.integers(1, 20), epochs=st.integers(1, 12))
-def test_any_rate_rises_to_its_peak_and_falls(
-    config: dict[str, Any], steps_per_epoch: int, epochs: int
-) -> None:
+def test_any_rate_rises_to_its_peak_and_falls(config: dict[str, Any], steps_per_epoch: int, epochs: int) -> None:
     total = steps_per_epoch * epochs
     rate, plateau = from_config(config, steps_per_epoch, total)
     lr = learning_rate(config)
@@ -324,9 +321,7 @@ def test_any_rate_rises_to_its_peak_and_falls(
     warmup=st.floats(0, 0.7),
     beyond=st.integers(0, 99),
 )
-def test_ends_at_the_final_fraction_and_stays(
-    schedule: str, fraction: float, warmup: float, beyond: int
-) -> None:
+def test_ends_at_the_final_fraction_and_stays(schedule: str, fraction: float, warmup: float, beyond: int) -> None:
     config = {"lr": 0.3, "schedule": schedule, "final_lr_fraction": fraction, "warmup": warmup}
     rate, _ = from_config(config, 4, 20)
     assert rate(20 + beyond) == pytest.approx(0.3 * fraction, rel=1e-12, abs=1e-15)
