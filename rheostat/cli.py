@@ -56,6 +56,7 @@ def tune(
     search: Annotated[str, typer.Option(help="sobol, random or grid")] = "sobol",
     schedule: Annotated[str, typer.Option(help="asha, hyperband, median or fifo")] = "asha",
     workers: Annotated[int | None, typer.Option(help="Processes that train [default: what fits]")] = None,
+    threads: Annotated[int, typer.Option(help="Processor threads for one trial.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     test: Annotated[str | None, typer.Option(help="Held-out rows, judged once, at the end.")] = None,
     arg: Annotated[list[str] | None, typer.Option(help="For a function in FILE.py: data=PATH")] = None,
@@ -82,6 +83,7 @@ def tune(
         search=search,
         schedule=schedule,
         workers=workers,
+        threads=threads,
         storage=storage,
         as_json=as_json,
     )

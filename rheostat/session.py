@@ -26,6 +26,7 @@ from rheostat.schedule.base import Scheduler
 from rheostat.show.base import Watcher
 from rheostat.train import checkpoint
 from rheostat.types import (
+    UNLIMITED,
     Assignment,
     Job,
     Notice,
@@ -93,6 +94,7 @@ class Session:
 
     def run(self, make_executor: Callable[[Sink], Executor]) -> str:
         """Train until the scheduler has nothing more to assign, or somebody ends it. Returns the final state."""
+        self._watch(force=True)
         with self._signals():
             while self.state in ("running", "paused"):
                 if self.state == "paused":
@@ -315,7 +317,7 @@ class Session:
             sign=self.ledger.sign,
             trials=trials,
             trials_wanted=self.plan.trials,
-            max_epochs=self.plan.max_epochs,
+            max_epochs=self.plan.max_epochs if self.plan.max_epochs < UNLIMITED else None,
             epochs=self.ledger.epochs,
             seconds=seconds,
             seconds_left=self._seconds_left(trials, seconds),

@@ -239,14 +239,15 @@ class Choice:
     def __post_init__(self) -> None:
         if isinstance(self.values, str) or not isinstance(self.values, Iterable):
             raise SpaceError(f"Choice({self.values!r}): give a list of values, such as Choice(['adam', 'sgd']).")
-        object.__setattr__(self, "values", tuple(self.values))
-        if not self.values:
+        values = tuple(self.values)
+        object.__setattr__(self, "values", values)
+        if not values:
             raise SpaceError("Choice([]) has no values: give at least one.")
-        for value in self.values:
+        for value in values:
             if not isinstance(value, bool | int | float | str | None):
                 raise SpaceError(f"Choice: {value!r} is not a number, text, True, False or None; name it by a text.")
-        if len({(type(value), value) for value in self.values}) < len(self.values):
-            raise SpaceError(f"Choice({list(self.values)!r}) names a value twice.")
+        if len({(type(value), value) for value in values}) < len(values):
+            raise SpaceError(f"Choice({list(values)!r}) names a value twice.")
         object.__setattr__(self, "when", _as_conditions(self.when))
         object.__setattr__(self, "prior", _as_prior(self.prior))
         if self.prior is not None:

@@ -29,7 +29,7 @@ from rheostat.show.base import Watcher
 from rheostat.show.console import make_console
 from rheostat.space import Hyperparameter, Space
 from rheostat.train.base import Runner
-from rheostat.types import Config, Notice, Outcome, Report, Scalar, Start, Status, trial_seed
+from rheostat.types import UNLIMITED, Config, Notice, Outcome, Report, Scalar, Start, Status, trial_seed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from rheostat.train.objective import Objective
     from rheostat.train.task import Task
 
-UNLIMITED = 10**9  # epochs, where the objective decides how many
 IN_FLIGHT = 8  # trials whose results decisions wait for; a constant, so that results do not depend on the machine
 WORKER_BYTES = 700 * 2**20  # a worker process with torch in it
 
@@ -155,6 +154,7 @@ class Study:
         search: str = "sobol",
         schedule: str | Scheduler | None = None,
         workers: int | None = 1,
+        threads: int | None = None,
         in_flight: int | None = None,
         progress: str | Watcher = "auto",
     ) -> Study:
@@ -179,6 +179,7 @@ class Study:
             search=search,
             schedule=schedule,
             workers=workers,
+            threads=threads,
             in_flight=in_flight,
             progress=progress,
             data_bytes=0,
@@ -194,10 +195,14 @@ class Study:
         search: str = "sobol",
         schedule: str | Scheduler = "asha",
         workers: int | None = None,
+        threads: int = 1,
         in_flight: int | None = None,
         progress: str | Watcher = "auto",
     ) -> Study:
         """Tune a task that Rheostat trains itself; the arguments are those of `optimize`.
+
+        `threads` is how many processor threads train one trial. Sums come out differently with another number, so
+        it is kept with the study, and does not follow from the number of workers.
 
         Raises TaskError before anything is trained when the network, the data or the space do not fit together.
         """
@@ -213,6 +218,7 @@ class Study:
             search=search,
             schedule=schedule,
             workers=workers,
+            threads=threads,
             in_flight=in_flight,
             progress=progress,
             data_bytes=task.data_bytes(),
@@ -228,15 +234,16 @@ class Study:
         search: str,
         schedule: str | Scheduler,
         workers: int | None,
+        threads: int | None,
         in_flight: int | None,
         progress: str | Watcher,
         data_bytes: int,
     ) -> Study:
-        _positive(trials=trials, epochs=epochs, minutes=minutes, workers=workers, in_flight=in_flight)
+        _positive(trials=trials, epochs=epochs, minutes=minutes, workers=workers, threads=threads, in_flight=in_flight)
         scheduler = self._plan_scheduler(search, schedule, trials, epochs)
-        places = workers or default_workers(data_bytes, trials)
+        places = workers or default_workers(data_bytes, trials, threads or 1)
         watcher = make_console(progress) if isinstance(progress, str) else progress
-        flight = self._keep_settings(trials, epochs, search, schedule, in_flight)
+        flight = self._keep_settings(trials, epochs, search, schedule, threads, in_flight)
         plan = Plan(
             scheduler,
             epochs,
@@ -249,22 +256,24 @@ class Study:
         self.records.claim(self._record)
         try:
             session = Session(self.records, self._record, plan, self.checkpoints)
-            self.outcome = session.run(lambda sink: self._executor(runner, sink, places, workers, watcher))
+            self.outcome = session.run(lambda sink: self._executor(runner, sink, places, workers, threads, watcher))
         finally:
             self.records.release(self._record)
             watcher.close()
         return self
 
-    def _executor(self, runner: Runner, sink: Sink, places: int, asked: int | None, watcher: Watcher) -> Executor:
+    def _executor(
+        self, runner: Runner, sink: Sink, places: int, asked: int | None, threads: int | None, watcher: Watcher
+    ) -> Executor:
         if places == 1:
-            return Inline(runner, sink)
+            return Inline(runner, sink, threads)
         try:
-            executor = LocalWorkers(runner, sink, places)
+            executor = LocalWorkers(runner, sink, places, threads)
         except WorkerError as cause:
             if asked is not None:
                 raise
             watcher.note(Notice("workers", f"{cause} Training in this process."))
-            return Inline(runner, sink)
+            return Inline(runner, sink, threads)
         self.records.claim(self._record, address=str(executor.folder))
         return executor
 
@@ -274,26 +283,38 @@ class Study:
         return make_scheduler(search, schedule, self.space, self._record.seed, trials, epochs)
 
     def _keep_settings(
-        self, trials: int | None, epochs: int, search: str, schedule: str | Scheduler, in_flight: int | None
+        self,
+        trials: int | None,
+        epochs: int,
+        search: str,
+        schedule: str | Scheduler,
+        threads: int | None,
+        in_flight: int | None,
     ) -> int:
         """Record how the study is run; refuse what would make old and new trials incomparable."""
         old = self._record.settings
-        if old and old["epochs"] != epochs:
-            raise StudyError(
-                f"Study {self.name!r} trains up to {old['epochs']} epochs and cannot be continued with {epochs}: "
-                "the schedule of every trial is laid out over them. Use the same number, or another name."
-            )
-        flight: int = in_flight or old.get("in_flight", IN_FLIGHT)
-        schedule_name = schedule if isinstance(schedule, str) else type(schedule).__name__
-        new = {
+        new: dict[str, Any] = {
             "trials": trials,
             "epochs": epochs,
             "search": search,
-            "schedule": schedule_name,
-            "in_flight": flight,
+            "schedule": schedule if isinstance(schedule, str) else type(schedule).__name__,
+            "threads": threads,
+            "in_flight": in_flight or old.get("in_flight", IN_FLIGHT),
         }
+        reasons = {
+            "epochs": "the learning rate of every trial is laid out over them",
+            "threads": "results differ in their last digits",
+        }
+        for name, reason in reasons.items():
+            if old and old[name] != new[name]:
+                was, now = (("as many as it likes" if v in (None, UNLIMITED) else v) for v in (old[name], new[name]))
+                raise StudyError(
+                    f"Study {self.name!r} has {name} = {was} and cannot be continued with {now}: {reason}. "
+                    "Use the same number, or another name."
+                )
         if old != new:
             self._record = self.records.change_study(self._record, space=self.space, settings=new)
+        flight: int = new["in_flight"]
         return flight
 
     # -- by hand ---------------------------------------------------------------------------------------------
@@ -444,14 +465,14 @@ def storage_url(storage: str | Path | None) -> str:
     return str(storage) if "://" in str(storage) else f"sqlite:///{storage}"
 
 
-def default_workers(data_bytes: int, trials: int | None) -> int:
+def default_workers(data_bytes: int, trials: int | None, threads: int = 1) -> int:
     """As many processes as cores and memory allow; one where an accelerator does the work."""
     import torch
 
     if torch.accelerator.is_available():
         return 1
     memory = psutil.virtual_memory().available * 0.8 // (WORKER_BYTES + 3 * data_bytes)
-    return max(min(os.cpu_count() or 1, int(memory), trials or 1_000_000), 1)
+    return max(min((os.cpu_count() or 1) // threads, int(memory), trials or 1_000_000), 1)
 
 
 def _positive(**settings: float | None) -> None:

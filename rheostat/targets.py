@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import cloudpickle
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from rheostat.data.read import read
 from rheostat.errors import DataError, SpaceError, TaskError, unknown
 from rheostat.hyperparameters import default_space
 from rheostat.models import mlp
-from rheostat.space import Choice, Space
+from rheostat.space import Space
 from rheostat.train.task import Metric, Task
 from rheostat.types import Config
 
@@ -93,20 +92,8 @@ def from_dataset(dataset: Dataset, device: str = "auto") -> Target:
         name=dataset.name,
         device=device,
     )
-    space = _fitting(default_space(mlp.HYPERPARAMETERS), len(dataset.train[0]))
+    space = default_space(mlp.HYPERPARAMETERS, examples=len(dataset.train[0]))
     return Target(dataset.name, task, space, dataset.notes, len(dataset.validation[0]))
-
-
-def _fitting(space: Space, examples: int) -> Space:
-    """The space without batch sizes that the data cannot fill."""
-    sizes = space.tuned.get("batch_size")
-    if not isinstance(sizes, Choice):
-        return space
-    possible = [size for size in sizes.values if size <= examples]
-    fitting: Any = Choice(possible) if len(possible) > 1 else possible[0] if possible else "full"
-    if len(possible) == len(sizes.values):
-        return space
-    return Space({**space.tuned, **space.fixed, "batch_size": fitting})
 
 
 def _from_python(path: Path, name: str, arguments: dict[str, str]) -> Target:

@@ -28,6 +28,7 @@ def tune(
     search: str = "sobol",
     schedule: str | Scheduler = "asha",
     workers: int | None = None,
+    threads: int = 1,
     in_flight: int | None = None,
     progress: str | Watcher = "auto",
     target: Mapping[str, Any] | None = None,
@@ -67,6 +68,7 @@ def tune(
         search=search,
         schedule=schedule,
         workers=workers,
+        threads=threads,
         in_flight=in_flight,
         progress=progress,
     )

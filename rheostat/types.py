@@ -14,6 +14,8 @@ from rheostat.errors import SpaceError, unknown
 
 Scalar = bool | int | float | str | None
 
+UNLIMITED = 10**9  # epochs, where their number is left to the objective
+
 
 class Config(Mapping[str, Any]):
     """One value per active hyperparameter; immutable and hashable.

@@ -148,7 +148,7 @@ def read_table(path: Path, header: bool | None = None) -> Table:
         records = list(_records(text, delimiter))
     except csv.Error as cause:
         raise DataError(f"{path.name}: {cause}. A quotation mark that is never closed may be the reason.") from None
-    filled = [row for row, record in enumerate(records) if len(record) > 1 or any(map(str.strip, record))]
+    filled = [row for row, record in enumerate(records) if any(map(str.strip, record))]
     if not filled:
         raise DataError(f"{path.name} is empty: it must hold rows of cells, separated by commas, tabs, ; or |.")
     _check_lengths(path.name, [records[row] for row in filled], filled)

@@ -44,9 +44,9 @@ def split(rows: int, fraction: float, seed: int, classes: NDArray[np.integer[Any
 
 def _shares(counts: NDArray[np.intp], wanted: int) -> NDArray[np.intp]:
     """How many rows of each class validate: in proportion, what is left over to the largest remainders."""
-    most = np.maximum(counts - 1, 0)
+    most: NDArray[np.intp] = np.maximum(counts - 1, 0)
     exact = counts * (wanted / counts.sum())
-    shares = np.clip(np.floor(exact).astype(np.intp), np.minimum(1, most), most)
+    shares: NDArray[np.intp] = np.clip(np.floor(exact).astype(np.intp), np.minimum(1, most), most)
     open_classes = np.flatnonzero(shares < most)
     by_remainder = open_classes[np.argsort(-(exact - shares)[open_classes], kind="stable")]
     shares[by_remainder[: max(wanted - int(shares.sum()), 0)]] += 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rheostat.execute.base import Event
 from rheostat.train.base import Runner
@@ -15,8 +16,8 @@ class Inline:
 
     places = 1
 
-    def __init__(self, runner: Runner, sink: Callable[[Sequence[Report]], None]) -> None:
-        self._runner, self._sink = runner, sink
+    def __init__(self, runner: Runner, sink: Callable[[Sequence[Report]], None], threads: int | None = None) -> None:
+        self._runner, self._sink, self._threads = runner, sink, threads
         self._jobs: deque[Job] = deque()
 
     @property
@@ -31,10 +32,27 @@ class Inline:
         if not self._jobs:
             return []
         job = self._jobs.popleft()
-        return [self._runner.run(job, lambda report: self._sink([report]))]
+        with _threads(self._threads):
+            return [self._runner.run(job, lambda report: self._sink([report]))]
 
     def drop_waiting(self) -> None:
         self._jobs.clear()
 
     def close(self) -> None:
         self._jobs.clear()
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Train with this number of torch's threads, and put back what was."""
+    if number is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

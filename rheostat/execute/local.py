@@ -49,7 +49,9 @@ class LocalWorkers:
     Raises WorkerError when the task cannot be sent to another process.
     """
 
-    def __init__(self, runner: Runner, sink: Callable[[Sequence[Report]], None], places: int) -> None:
+    def __init__(
+        self, runner: Runner, sink: Callable[[Sequence[Report]], None], places: int, threads: int | None = None
+    ) -> None:
         self.places, self._sink = places, sink
         self._jobs: deque[Job] = deque()
         self._workers: list[_Worker] = []
@@ -59,7 +61,7 @@ class LocalWorkers:
         self._closed = False
         self.folder = Path(tempfile.mkdtemp(prefix="rheostat-"))  # 0700: only this user may enter
         self._key = secrets.token_bytes(32)
-        self._setup = self._write_setup(runner)
+        self._setup = self._write_setup(runner, threads or max((os.cpu_count() or 1) // places, 1))
         self.address = str(self.folder / "socket")
         self._listener = Listener(self.address, family="AF_UNIX", authkey=self._key)
         self.key_path = self.folder / "key"
@@ -117,7 +119,7 @@ class LocalWorkers:
             path.unlink(missing_ok=True)
         self.folder.rmdir()
 
-    def _write_setup(self, runner: Runner) -> wire.Setup:
+    def _write_setup(self, runner: Runner, threads: int) -> wire.Setup:
         path = self.folder / "runner"
         try:
             path.write_bytes(cloudpickle.dumps(runner))
@@ -126,7 +128,6 @@ class LocalWorkers:
                 f"The task cannot be sent to worker processes ({type(cause).__name__}: {cause}). Make what it holds "
                 "picklable, or train in this process with workers=1."
             ) from cause
-        threads = max((os.cpu_count() or 1) // self.places, 1)
         return wire.Setup(str(path), [p or str(Path.cwd()) for p in sys.path], str(Path.cwd()), threads)
 
     def _start_process(self) -> None:

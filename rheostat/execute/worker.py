@@ -28,7 +28,7 @@ def join(address: str, key: bytes) -> None:
         connection = Client(address, authkey=key)
     except (OSError, EOFError) as cause:
         raise WorkerError(
-            f"No study can be reached at {address} ({cause}): its process has ended. Start it again with `rheostat tune`."
+            f"No study can be reached at {address} ({cause}): its process has ended. Start it with `rheostat tune`."
         ) from None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the coordinator, which tells its workers
     wire.send(connection, "hello", os.getpid())

@@ -12,7 +12,7 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,25 +129,25 @@ class Records:
             self.folder = Path(parsed.database or ".").parent if self._sqlite else Path(".rheostat")
             with self._explained():
                 self.folder.mkdir(parents=True, exist_ok=True)
-                arguments = {"timeout": busy_seconds} if self._sqlite else {}
-                self._engine = create_engine(parsed, poolclass=NullPool, connect_args=arguments)
+                options: dict[str, Any] = {"poolclass": NullPool, "isolation_level": "AUTOCOMMIT"}
+                if self._sqlite:
+                    options |= {"connect_args": {"timeout": busy_seconds}, "paramstyle": "named"}
+                self._engine = create_engine(parsed, **options)
         except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as cause:
             raise StorageError(
                 f"storage={url!r} cannot be used: {cause}. Give a URL such as sqlite:///folder/studies.db."
             ) from None
         if self._sqlite:
             event.listen(self._engine, "connect", _set_up_sqlite)
-            event.listen(self._engine, "begin", _begin_sqlite)
+        self._insert_report = str(_REPORT.compile(dialect=self._engine.dialect))  # once: it is the hot one
         with self._explained():
             self._connection = self._engine.connect()
-            self._reader = self._engine.connect().execution_options(rheostat_reads=True)
         with self._write() as connection:
             schema.prepare(connection)
 
     def close(self) -> None:
         """Close the database; what was written is already safe."""
         self._connection.close()
-        self._reader.close()
         self._engine.dispose()
 
     def __enter__(self) -> Records:
@@ -232,8 +232,8 @@ class Records:
 
     def coordinator(self, study: StudyRecord) -> Coordinator | None:
         """The living process that runs this study."""
-        with self._explained(), self._reader.begin():
-            current = self._coordinator(self._reader, study)
+        with self._explained():
+            current = self._coordinator(self._connection, study)
         return current if current is not None and current.alive() else None
 
     def _coordinator(self, connection: Connection, study: StudyRecord) -> Coordinator | None:
@@ -315,8 +315,12 @@ class Records:
             }
             for r in reports
         ]
+        if len(rows) == 1:  # a statement of its own is a transaction
+            with self._explained():
+                self._connection.exec_driver_sql(self._insert_report, rows)
+            return
         with self._write() as connection:
-            connection.execute(_REPORT, rows)
+            connection.exec_driver_sql(self._insert_report, rows)
 
     def conclude(self, study: StudyRecord, outcomes: Sequence[Outcome]) -> None:
         """Record how open assignments ended, in one transaction."""
@@ -445,17 +449,25 @@ class Records:
 
     @contextmanager
     def _write(self, conflict: str = "") -> Iterator[Connection]:
+        """One transaction. SQLite takes its write lock at the beginning, so that what was read stays true."""
         try:
-            with self._explained(), self._connection.begin():
-                yield self._connection
+            with self._explained():
+                self._connection.exec_driver_sql("BEGIN IMMEDIATE" if self._sqlite else "BEGIN")
+                try:
+                    yield self._connection
+                    self._connection.exec_driver_sql("COMMIT")
+                except BaseException:
+                    with suppress(DatabaseError):  # a full disk has rolled back already
+                        self._connection.exec_driver_sql("ROLLBACK")
+                    raise
         except IntegrityError:
             if not conflict:
                 raise
             raise StudyError(f"{conflict} in {self.url} at the same time.") from None
 
     def _read(self, query: Any) -> list[Any]:
-        with self._explained(), self._reader.begin():
-            return list(self._reader.execute(query).all())
+        with self._explained():
+            return list(self._connection.execute(query).all())
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -490,14 +502,8 @@ _END_TRIAL = text(
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:
-    connection.isolation_level = None  # transactions are begun by _begin_sqlite
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")  # with WAL: safe against every crash of processes
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    reads = connection.get_execution_options().get("rheostat_reads", False)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _study(row: Any) -> StudyRecord:

@@ -14,7 +14,7 @@ from rheostat.errors import CheckpointError, Infeasible, TaskError
 from rheostat.train import checkpoint, randomness
 from rheostat.train.base import Send
 from rheostat.train.loop import is_out_of_memory
-from rheostat.types import Job, Outcome, Report, Status
+from rheostat.types import UNLIMITED, Job, Outcome, Report, Status
 
 Objective = Callable[["Trial"], float | None]
 
@@ -197,9 +197,6 @@ class ObjectiveRunner:
         if converged:
             return Outcome(job.trial, Status.CONVERGED, trial._epoch, "the objective ended by itself")
         return Outcome(job.trial, Status.DONE, trial._epoch)
-
-
-UNLIMITED = 10**9  # epochs of a study that leaves their number to the objective
 
 
 def _number(name: str, value: object) -> float:

@@ -26,7 +26,7 @@ def get_state() -> dict[str, Any]:
     name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
     version, internal, gauss_next = random.getstate()
     state: dict[str, Any] = {
-        "python": [version, torch.tensor(internal, dtype=torch.int64), gauss_next],
+        "python": [version, torch.from_numpy(np.array(internal, dtype=np.int64)), gauss_next],
         "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
         "torch": torch.get_rng_state(),
     }

@@ -228,7 +228,6 @@ def test_a_full_disk_is_told_in_words_and_loses_nothing(url: str) -> None:
         study = make(records)
         records.append(study, [Report(0, 1, 1, {"v": 1.0})])
         records._connection.exec_driver_sql("PRAGMA max_page_count = 1")  # SQLite's own stand-in for a full disk
-        records._connection.rollback()
         with pytest.raises(StorageError, match="disk is full"):
             for epoch in range(2, 2000):
                 records.append(study, [Report(0, epoch, epoch, {"v": 1.0})])

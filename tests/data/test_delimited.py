@@ -1,0 +1,157 @@
+"""Reading delimited text: delimiters, headers, encodings, rows that do not fit."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rheostat.data.delimited import parse_number, read_table
+from rheostat.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("delimited")
+
+
+def table_of(folder, content, header=None, name="data.csv"):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_table(path, header)
+
+
+def texts(table):
+    return [[column.cells.texts[code] for code in column.codes] for column in table.columns]
+
+
+@pytest.mark.parametrize("delimiter", [",", ", ", "\t", ";", "; ", "|", " | "])
+def test_delimiters_are_found_and_spaces_around_cells_dropped(folder, delimiter):
+    rows = [["size", "colour"], ["1.5", "red"], ["2", "light blue"], ["-3e4", "red"]]
+    table = table_of(folder, "\n".join(delimiter.join(row) for row in rows))
+    assert table.names == ("size", "colour")
+    assert texts(table) == [["1.5", "2", "-3e4"], ["red", "light blue", "red"]]
+
+
+def test_a_delimiter_that_is_in_every_row_wins_over_one_that_is_in_some(folder):
+    table = table_of(folder, "text\tlabel\nwell, yes, good\t1\nno\t0\nbad, very bad\t0\n")
+    assert texts(table) == [["well, yes, good", "no", "bad, very bad"], ["1", "0", "0"]]
+
+
+def test_quoted_cells_may_hold_delimiters_lines_and_quotes(folder):
+    table = table_of(folder, 'a,b\n"x, y", 1\n"two\nlines",2\n"say ""hi""",3\n')
+    assert texts(table) == [["x, y", "two\nlines", 'say "hi"'], ["1", "2", "3"]]
+
+
+cell = st.text(st.characters(exclude_characters="\t;|", exclude_categories=("Cs", "Cc")), max_size=8)
+
+
+@given(st.integers(2, 4).flatmap(lambda width: st.lists(st.lists(cell, min_size=width, max_size=width), min_size=2)))
+def test_what_the_csv_module_writes_comes_back(tmp_path_factory, rows):
+    buffer = io.StringIO()
+    csv.writer(buffer, quoting=csv.QUOTE_ALL).writerows(rows)
+    filled = [[c.strip() for c in row] for row in rows if any(c.strip() for c in row)]
+    if not filled:
+        return
+    table = table_of(tmp_path_factory.getbasetemp(), buffer.getvalue(), header=False)
+    assert texts(table) == [list(column) for column in zip(*filled, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("content", "header"),
+    [
+        ("age,name\n31,ann\n42,bob\n", True),
+        ("31,ann\n42,bob\n", False),
+        ("x,y\n1,2\n3,4\n", True),
+        ("0,1\n1,2\n3,4\n", False),
+        ("age,income\n?,3\n12,\n", True),  # missing numbers below
+        (",a,b\n0,1.5,x\n1,2.5,y\n", True),  # a table saved with its index
+        ("name,2019,2020\nann,1,2\nbob,3,4\n", False),  # years as names cannot be told from numbers
+        ("x,n\nabc,1\n" + "1,2\n" * 40, True),  # a typo below the name of a column of numbers
+        ("abc,1,5\n" + "1,2,6\n" * 40, False),  # a typo in the first of the rows, and two columns against it
+        ("colour,taste\n" + "red,good\nblue,bad\n" * 3, True),
+        ("red,good\n" + "red,good\nblue,bad\n" * 3, False),
+        ("red,awful\n" + "red,good\nblue,bad\n" * 3, False),
+        (",taste\n" + "red,good\nblue,bad\n" * 3, False),  # a header names each column that recurs
+        ("a great film,good\na bad film,bad\nnot my taste,bad\nwhat a film,good\n", False),
+    ],
+)
+def test_headers_are_told_from_rows(folder, content, header):
+    table = table_of(folder, content)
+    assert table.header is header
+    assert table.length == len(content.splitlines()) - header
+    assert any(("names the columns" in note) is header for note in table.notes)
+    if not header:
+        assert table.names == tuple(f"column_{n}" for n in range(1, len(table.columns) + 1))
+
+
+def test_an_unnamed_column_gets_its_number(folder):
+    assert table_of(folder, ",a\n0,1.5\n1,2.5\n").names == ("column_1", "a")
+
+
+def test_row_numbers_are_those_of_the_file(folder):
+    table = table_of(folder, "a,b\n1,2\n\n   \n,\n3,4\n")
+    assert texts(table) == [["1", "3"], ["2", "4"]]
+    assert table.columns[0].rows.tolist() == [2, 6]
+
+
+def test_plain_and_packed_are_the_same(folder):
+    content = b"a,b\n1,x\n2,y\n"
+    plain = table_of(folder, content)
+    packed = table_of(folder, gzip.compress(content), name="data.csv.gz")
+    assert texts(plain) == texts(packed) and plain.content == packed.content
+
+
+def test_encodings(folder):
+    marked = table_of(folder, b"\xef\xbb\xbfname,n\nZo\xc3\xab,1\nBj\xc3\xb6rn,2\n")
+    assert marked.names == ("name", "n") and texts(marked)[0] == ["Zoë", "Björn"] and len(marked.notes) == 1
+    latin = table_of(folder, b"name,n\nZo\xeb,1\nBj\xf6rn,2\n")
+    assert texts(latin)[0] == ["Zoë", "Björn"]
+    assert "Latin-1" in latin.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"\n  \n\n", "empty"),
+        (b"a,b\n1,2\n3,4,5\n6,7\n", "row 3 has 3 cells where most rows have 2"),
+        (b"a,b\n\n1,2\n3\n6,7\n", "row 4 has 1 cells"),
+        (b'a,b\n1,"2\n3,4\n5,6\n', "row 2 has 2 cells|never closed|quotation mark"),
+        (b"a,a\n1,2\n3,4\n", "'a': rename"),
+        (b"PK\x03\x04\x00\x00", "not plain text"),
+        ("a,b\n1,2\n".encode("utf-16"), "UTF-8"),
+        (b'a,b\n"' + b"x" * 200_000 + b'",2\n', "field larger"),
+    ],
+)
+def test_what_cannot_be_read_is_said_in_words(folder, content, words):
+    with pytest.raises(DataError, match=words):
+        table_of(folder, content)
+
+
+def test_a_header_alone_and_files_that_are_not_there(folder):
+    with pytest.raises(DataError, match="nothing but the names"):
+        table_of(folder, "a,b\n", header=True)
+    with pytest.raises(DataError, match=r"nowhere\.csv cannot be read"):
+        read_table(folder / "nowhere.csv")
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        table_of(folder, gzip.compress(b"a,b\n1,2\n" * 99)[:-20], name="cut.csv.gz")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1", 1.0), ("-3", -3.0), ("+.5", 0.5), ("1e-4", 1e-4), ("5.", 5.0), ("1,000", None), ("1_000", None)]
+    + [("٣", None), ("0x10", None), ("abc", None), ("true", None), ("1e999", np.inf), ("-Inf", -np.inf)],
+)
+def test_numbers(text, number):
+    assert parse_number(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "?", "NA", "N/A", "nan", "NaN", "null", "NULL", "None", "-"])
+def test_missing(text):
+    assert np.isnan(parse_number(text))
