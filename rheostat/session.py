@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,20 +97,29 @@ class Session:
         self._watch(force=True)
         with self._signals():
             while self.state in ("running", "paused"):
-                if self.state == "paused":
-                    self._wait_while_paused()
-                    continue
-                executor = make_executor(self.sink)
-                self.places = executor.places
-                try:
-                    self._train(executor)
-                except Interrupted:
-                    pass  # trials stand where their last checkpoint is
-                finally:
-                    executor.close()
+                with suppress(Interrupted):  # trials stand where their last checkpoint is
+                    if self.state == "paused":
+                        self._wait_while_paused()
+                    else:
+                        self._go(make_executor)
+        if self.state == "stopping":
+            self.state = "stopped"
         self._collect()
         self._watch(force=True)
         return self.state
+
+    def _go(self, make_executor: Callable[[Sink], Executor]) -> None:
+        self._obey(None)
+        self._decide()
+        if not self.ledger.training:  # nothing to do: start no processes for it
+            self.state = "finished"
+            return
+        executor = make_executor(self.sink)
+        self.places = executor.places
+        try:
+            self._train(executor)
+        finally:
+            executor.close()
 
     def _train(self, executor: Executor) -> None:
         executor.submit([self._job(row.trial, row.until_epoch) for row in self.ledger.training])
@@ -118,9 +127,7 @@ class Session:
             self._obey(executor)
             executor.submit(self._decide())
             if not executor.busy:
-                if self.state == "stopping":
-                    self.state = "stopped"
-                elif not self.ledger.in_flight:
+                if self.state == "running" and not self.ledger.in_flight:
                     self.state = "finished"
                 if self.state != "running":
                     return

@@ -142,12 +142,8 @@ def read_table(path: Path, header: bool | None = None) -> Table:
     blank rows skipped. Raises DataError for what cannot be read, or has rows of different lengths.
     """
     content = _content(path)
-    text, encoding_notes = _decoded(path.name, content)
-    delimiter = _sniffed(text)
-    try:
-        records = list(_records(text, delimiter))
-    except csv.Error as cause:
-        raise DataError(f"{path.name}: {cause}. A quotation mark that is never closed may be the reason.") from None
+    text, notes = _decoded(path.name, content)
+    records, delimiter, quote_notes = _parsed(path.name, text)
     filled = [row for row, record in enumerate(records) if any(map(str.strip, record))]
     if not filled:
         raise DataError(f"{path.name} is empty: it must hold rows of cells, separated by commas, tabs, ; or |.")
@@ -167,7 +163,7 @@ def read_table(path: Path, header: bool | None = None) -> Table:
         f"{path.name}: {len(rows) - header:,} rows of {len(columns)} columns, separated by {DELIMITERS[delimiter]}; "
         + ("the first row names the columns." if header else f"no header, so they are named {_span(names)}.")
     )
-    table = Table(path.name, tuple(columns), header, content, (note, *encoding_notes))
+    table = Table(path.name, tuple(columns), header, content, (note, *notes, *quote_notes))
     return table.take(np.arange(1, len(rows))) if header else table
 
 
@@ -200,16 +196,44 @@ def _decoded(file: str, content: bytes) -> tuple[str, tuple[str, ...]]:
         return content.decode("latin-1"), (f"{file}: it is not UTF-8, so it was read as Latin-1.",)
 
 
-def _records(text: str, delimiter: str) -> Any:
-    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+def _parsed(file: str, text: str) -> tuple[list[list[str]], str, tuple[str, ...]]:
+    """The rows, the delimiter, and notes.
+
+    Quotation marks that do not pair up would swallow rows without a word. They are taken as ordinary characters
+    where that makes rows of equal length, as in plain text separated by tabs; else they are an error.
+    """
+    delimiter = _sniffed(text, quoted=True)
+    records = _records(text, delimiter, quoted=True)
+    try:
+        return list(records), delimiter, ()
+    except csv.Error as cause:
+        problem = f"{file}, line {records.line_num}: {cause}. A quotation mark without its partner may be the reason."
+    try:
+        delimiter = _sniffed(text, quoted=False)
+        plain = list(_records(text, delimiter, quoted=False))
+    except csv.Error:
+        raise DataError(problem) from None
+    if len({len(record) for record in plain if record}) > 1:
+        raise DataError(problem)
+    return plain, delimiter, (f"{file}: its quotation marks do not pair up, so they are ordinary characters.",)
 
 
-def _sniffed(text: str) -> str:
+def _records(text: str, delimiter: str, quoted: bool) -> Any:
+    return csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter,
+        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+        skipinitialspace=True,
+        strict=True,
+    )
+
+
+def _sniffed(text: str, quoted: bool) -> str:
     """The delimiter that splits most of the first rows into equally many cells, and then into the most."""
 
     def score(delimiter: str) -> tuple[float, int]:
         try:
-            lengths = [len(r) for r in islice(_records(text, delimiter), SNIFFED_ROWS) if len(r) > 0]
+            lengths = [len(row) for row in islice(_records(text, delimiter, quoted), SNIFFED_ROWS) if row]
         except csv.Error:
             return 0.0, 0
         ((usual, times),) = Counter(lengths).most_common(1) or [(1, 0)]

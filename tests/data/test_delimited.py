@@ -48,6 +48,12 @@ def test_quoted_cells_may_hold_delimiters_lines_and_quotes(folder):
     assert texts(table) == [["x, y", "two\nlines", 'say "hi"'], ["1", "2", "3"]]
 
 
+def test_quotation_marks_that_do_not_pair_up_swallow_no_rows(folder):
+    table = table_of(folder, 'text\tlabel\n" quoth he\t1\nno\t0\n"ha" ha\t0\n')
+    assert texts(table) == [['" quoth he', "no", '"ha" ha'], ["1", "0", "0"]]
+    assert "quotation marks" in table.notes[1]
+
+
 cell = st.text(st.characters(exclude_characters="\t;|", exclude_categories=("Cs", "Cc")), max_size=8)
 
 
@@ -122,7 +128,8 @@ def test_encodings(folder):
         (b"\n  \n\n", "empty"),
         (b"a,b\n1,2\n3,4,5\n6,7\n", "row 3 has 3 cells where most rows have 2"),
         (b"a,b\n\n1,2\n3\n6,7\n", "row 4 has 1 cells"),
-        (b'a,b\n1,"2\n3,4\n5,6\n', "row 2 has 2 cells|never closed|quotation mark"),
+        (b'a,b\n1,"2, 3"\n1,"2\n3,4\n5,6\n', "line 5: .*quotation mark without"),
+        (b'a,b,c\n1,"2\n3",4\n1,2,3\n1,"2\n3"\n1,2,3\n', "row 4 has 2 cells.*several lines"),
         (b"a,a\n1,2\n3,4\n", "'a': rename"),
         (b"PK\x03\x04\x00\x00", "not plain text"),
         ("a,b\n1,2\n".encode("utf-16"), "UTF-8"),

@@ -48,7 +48,7 @@ def test_depends_on_the_seed_alone():
     classes = np.arange(100) % 3
     for given_classes in (None, classes):
         first = split(100, 0.2, 0, given_classes)[1]
-        np.random.seed(5)  # noqa: NPY002  the global state must not matter
+        np.random.seed(5)
         assert (split(100, 0.2, 0, given_classes)[1] == first).all()
         assert (split(100, 0.2, 1, given_classes)[1] != first).any()
         assert len(first) == 20
