@@ -55,8 +55,7 @@ class ArrayEncoder:
     def encode(self, path: Path) -> Tensor:
         """The inputs of an `.npz` file, (N, *shape) float32; labels need not be there. Raises DataError."""
         with _archive(path) as archive:
-            key = _key(path.name, archive, INPUTS)
-            return self.inputs(_checked_inputs(f"{path.name}, {key}", archive[key]), f"{path.name}, {key}")
+            return self.inputs(_checked_inputs(path.name, _array(path.name, archive, INPUTS)), path.name)
 
     def inputs(self, x: Array, what: str) -> Tensor:
         """Standardised inputs, (N, *shape) float32. Raises DataError for another shape."""
@@ -110,8 +109,7 @@ def from_arrays(
 
     Raises DataError for what cannot be trained on, and SettingError for a wrong `validation_fraction`.
     """
-    inputs = {part: _checked_inputs(f"{name}, {part}", x) for part, (x, _) in parts.items()}
-    answers = {part: _checked_labels(f"{name}, {part}", y, len(inputs[part]), kind) for part, (_, y) in parts.items()}
+    inputs, answers = _checked(name, parts, kind)
     kind = kind or _kind(answers["train"])
     values = np.unique(answers["train"]) if kind is Kind.CLASSIFICATION else None
     classes = () if values is None else class_names or tuple(map(_class_name, values.tolist()))
@@ -148,33 +146,52 @@ def _archive(path: Path) -> Iterator[Mapping[str, Array]]:
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path.name} is not an .npz file, as numpy.savez writes it.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             yield archive
     except DataError:
         raise
     except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as cause:
-        raise DataError(
-            f"{path.name} cannot be read: {cause}. Save plain arrays of numbers with numpy.savez."
-        ) from None
+        problem = str(cause) or type(cause).__name__
+        raise DataError(f"{path.name} cannot be read: {problem}. Save plain numbers with numpy.savez.") from None
 
 
 def _parts(file: str, archive: Mapping[str, Array]) -> dict[str, Pair]:
     if not any(key.lower() == "x_train" for key in archive):
-        return {"train": (archive[_key(file, archive, INPUTS)], archive[_key(file, archive, LABELS)])}
+        return {"train": (_array(file, archive, INPUTS), _array(file, archive, LABELS))}
     parts = {}
     for part, (inputs, labels) in PARTS.items():
         if part == "train" or any(key.lower() in (*inputs, *labels) for key in archive):
-            parts[part] = (archive[_key(file, archive, inputs)], archive[_key(file, archive, labels)])
+            parts[part] = (_array(file, archive, inputs), _array(file, archive, labels))
     return parts
 
 
-def _key(file: str, archive: Mapping[str, Array], names: Sequence[str]) -> str:
+def _array(file: str, archive: Mapping[str, Array], names: Sequence[str]) -> Array:
+    """The one array of an archive that has one of these names, whatever its case."""
     found = [key for key in archive if key.lower() in names]
-    if len(found) == 1:
-        return found[0]
-    held = ", ".join(map(repr, archive)) or "none"
-    problem = f"more than one of its arrays may be meant: {', '.join(found)}" if found else f"no array {names[0]!r}"
-    raise DataError(f"{file}: {problem}. It must hold {KEYS}; it holds {held}.")
+    if len(found) != 1:
+        held = ", ".join(map(repr, archive)) or "none"
+        problem = f"more than one of its arrays may be meant: {', '.join(found)}" if found else f"no array {names[0]!r}"
+        raise DataError(f"{file}: {problem}. It must hold {KEYS}; it holds {held}.")
+    array = archive[found[0]]
+    if not isinstance(array, np.ndarray):  # a file of another kind, packed beside the arrays
+        raise DataError(f"{file}: {found[0]!r} is not an array.")
+    return array
+
+
+def _checked(name: str, parts: Mapping[str, Pair], kind: Kind | None) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The inputs and the labels of all parts, which go together."""
+    inputs, labels = {}, {}
+    for part, (x, y) in parts.items():
+        inputs[part] = _checked_inputs(f"{name}, {part}", x)
+        labels[part] = _checked_labels(f"{name}, {part}", y, len(x), kind)
+    expected = labels["train"]
+    for part, y in labels.items():
+        if y.shape[1:] != expected.shape[1:] or (y.dtype.kind == "U") != (expected.dtype.kind == "U"):
+            raise DataError(
+                f"{name}, {part}: its labels are {y.dtype} of shape {y.shape}; those to train on are "
+                f"{expected.dtype} of shape {expected.shape}, which does not go together."
+            )
+    return inputs, labels
 
 
 def _checked_inputs(what: str, x: Array) -> Array:

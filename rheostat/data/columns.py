@@ -104,16 +104,16 @@ def fit_column(column: Column, train: NDArray[np.intp]) -> NumberColumn | Catego
 def holds_numbers(column: Column) -> bool:
     """Whether the cells are numbers. Raises DataError where they nearly are, naming the one that is not."""
     cells = column.cells
-    texts, all_cells = column.amount(cells.worded), column.amount(~cells.missing)
-    if texts == all_cells:
+    texts, known = column.amount(cells.worded), column.amount(~cells.missing)
+    if texts == known:
         _check_commas(column)
         return False
     if texts == 0:
         _check_finite(column)
         return True
-    if texts <= TYPO_SHARE * all_cells:
+    if texts <= TYPO_SHARE * known:
         raise DataError(
-            f"{column.first(cells.worded)} is not a number, but {100 * (1 - texts / all_cells):.1f} % of this column "
+            f"{column.first(cells.worded)} is not a number, but {100 * (1 - texts / known):.1f} % of this column "
             "are. Correct it, or leave the cell empty where the number is not known."
         )
     _check_commas(column)

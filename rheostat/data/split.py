@@ -24,7 +24,7 @@ def split(rows: int, fraction: float, seed: int, classes: NDArray[np.integer[Any
 
     >>> train, validation = split(10, 0.2, seed=0, classes=np.array([0] * 5 + [1] * 5))
     >>> len(train), validation.tolist()
-    (8, [2, 6])
+    (8, [1, 9])
     """
     if not 0 < fraction < 1:
         raise SettingError(f"validation_fraction={fraction!r} must be between 0 and 1, such as 0.2.")

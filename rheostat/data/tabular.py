@@ -223,8 +223,9 @@ def _test_part(encoder: TabularEncoder, path: Path) -> tuple[tuple[Tensor, Tenso
     columns = encoder.columns(table)
     if encoder.label not in columns:
         raise DataError(f"{table.file} has no column {encoder.label!r}, without which nothing can be tested.")
-    table, label_notes = _labelled_rows(table, table.columns.index(columns[encoder.label]))
-    column = encoder.columns(table)[encoder.label]
+    position = table.columns.index(columns[encoder.label])
+    table, label_notes = _labelled_rows(table, position)
+    column = table.columns[position]
     targets, target_notes = _targets(column, encoder.labels.classes)
     y = encoder.labels.encode(targets, f"{table.file}, column {column.name!r}")
     return (encoder.inputs(table), y), (*table.notes, *label_notes, *target_notes), table.content

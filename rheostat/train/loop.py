@@ -96,6 +96,7 @@ class Training:
     def _train_batches(self) -> tuple[float, int, float]:
         """One pass over the batches: mean loss, number of examples, seconds."""
         run, hooks, model, optimizer = self.run, self.hooks, self.model, self.optimizer
+        parameters = list(model.parameters())
         started, total, examples = time.perf_counter(), 0.0, 0
         last = self.batches.steps_per_epoch - 1
         model.train()
@@ -104,7 +105,8 @@ class Training:
                 lr = self.rate(run.step) * (self.plateau.scale if self.plateau is not None else 1.0)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                optimizer.zero_grad(set_to_none=True)
+                for parameter in parameters:
+                    parameter.grad = None
                 loss = self._backward(batch)
                 if run.step == 0:
                     self._report({"train_loss": float(loss)}, epoch_end=False)  # the untrained network

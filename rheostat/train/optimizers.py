@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rheostat.errors import TaskError, unknown
+from rheostat.train.adam import Adam, AdamW
 
 Values = Mapping[str, float]
 Parameters = list[nn.Parameter]
@@ -231,12 +232,12 @@ def _adadelta(parameters: Parameters, v: Values) -> Optimizer:
 
 def _adam(parameters: Parameters, v: Values) -> Optimizer:
     betas = v["beta1"], v["beta2"]
-    return torch.optim.Adam(parameters, v["lr"], betas, v["eps"], v["weight_decay"], fused=_fused(parameters))
+    return Adam(parameters, v["lr"], betas, v["eps"], v["weight_decay"], fused=_fused(parameters))
 
 
 def _adamw(parameters: Parameters, v: Values) -> Optimizer:
     betas = v["beta1"], v["beta2"]
-    return torch.optim.AdamW(parameters, v["lr"], betas, v["eps"], v["weight_decay"], fused=_fused(parameters))
+    return AdamW(parameters, v["lr"], betas, v["eps"], v["weight_decay"], fused=_fused(parameters))
 
 
 def _nadam(parameters: Parameters, v: Values) -> Optimizer:

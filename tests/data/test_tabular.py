@@ -345,25 +345,27 @@ def check_sound(data, path):
             assert y.dtype == torch.float32 and torch.isfinite(y).all() and y.shape[1:] == (data.outputs,)
     if data.kind is Kind.CLASSIFICATION:
         assert set(data.train[1].tolist()) == set(range(data.outputs))
-    again = data.encoder.encode(path)
-    assert len(again) >= len(data.train[0]) + len(data.validation[0])
+    if not noted(data, "without a label"):  # such rows may hold anything
+        assert len(data.encoder.encode(path)) == len(data.train[0]) + len(data.validation[0])
     assert TabularEncoder.from_description(json.loads(json.dumps(data.encoder.describe()))) == data.encoder
 
 
-nasty = st.sampled_from(
-    ["", " ", "?", "NA", "nan", "-", "None", "inf", "-Infinity", "1e999", "1e308", "-1e308", "1e-320", "1_0", "٣", "é"]
-    + ["abc", '"', '"a"', '"a', "a;b", "a|b", "1,5", "true", "\ufeff", "\x1c", "\u2028", "0" * 50 + "1", "9" * 400]
-)
+NASTY = ["", " ", "?", "NA", "nan", "-", "None", "inf", "-Infinity", "1e999", "1e308", "-1e308", "1e-320", "1_0"]
+NASTY += ["٣", "é", "abc", '"', '"a"', '"a', "a;b", "a|b", "1,5", "true", "\ufeff", "\x1c", "\u2028", "9" * 400]
+nasty = st.sampled_from(NASTY)
 numbers = st.integers(-9, 9).map(str) | st.floats(allow_nan=False, allow_infinity=False, width=16).map(str)
 words = st.sampled_from("abcdef") | st.text(max_size=4)
 
 
 @st.composite
 def lines_of_cells(draw):
-    width, length = draw(st.integers(1, 4)), draw(st.integers(0, 40))
-    kinds = [draw(st.sampled_from([numbers, st.sampled_from("ab"), words, numbers | nasty])) for _ in range(width)]
+    width, length = draw(st.integers(1, 4) | st.just(3)), draw(st.integers(10, 40) | st.integers(0, 12))
+    kinds = [
+        draw(st.sampled_from([numbers, st.sampled_from("ab"), words, st.sampled_from("01") | nasty]))
+        for _ in range(width)
+    ]
     rows = [[draw(kind) for kind in kinds] for _ in range(length)]
-    for _ in range(draw(st.integers(0, 2))):  # a few faults
+    for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):  # faults
         if rows:
             row = draw(st.sampled_from(rows))
             fault = draw(st.sampled_from(["cell", "shorter", "longer"]))
@@ -377,7 +379,7 @@ def lines_of_cells(draw):
 
 
 @settings(max_examples=100)
-@given(lines_of_cells(), st.sampled_from(["last", "1", "a", "nothing"]), st.integers(0, 3))
+@given(lines_of_cells(), st.sampled_from(["last", "last", "1", "2", "nothing"]), st.integers(0, 3))
 def test_any_table_loads_or_is_refused_in_words(tmp_path_factory, table, label, seed):
     delimiter, rows = table
     path = tmp_path_factory.getbasetemp() / "fuzz.csv"

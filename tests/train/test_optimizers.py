@@ -395,7 +395,7 @@ def test_the_learning_rate_is_the_one_given_or_the_default_of_the_optimizer() ->
     assert learning_rate({"optimizer": "adadelta"}) == 1.0
     assert learning_rate({"optimizer": "adadelta", "lr": 3}) == 3.0
     assert build({"lr": 0.5}, parameters()).param_groups[0]["lr"] == 0.5
-    assert type(build({}, parameters())) is torch.optim.Adam
+    assert isinstance(build({}, parameters()), torch.optim.Adam)
 
 
 @pytest.mark.parametrize(
