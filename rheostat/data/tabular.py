@@ -205,9 +205,10 @@ def _fit(table: Table, position: int, train: Rows, labels: Labels) -> tuple[Tabu
         f"{len(numbers)} columns of numbers, standardised, and {len(categories)} of categories, one input per level: "
         f"{len(encoder.features)} inputs."
     )
-    gaps = [p.name for p in parts if (p.indicator if isinstance(p, NumberColumn) else "" in p.levels)]
-    if gaps:
-        notes.append(f"Missing in {_listed(gaps)}: medians stand in for numbers, and an input says where.")
+    if gaps := [part.name for part in numbers if part.indicator]:
+        notes.append(f"Numbers missing in {_listed(gaps)}: the median stands in, and one more input says where.")
+    if gaps := [part.name for part in categories if "" in part.levels]:
+        notes.append(f"Categories missing in {_listed(gaps)}: they are a level of their own.")
     if grouped := [part.name for part in categories if part.other]:
         notes.append(f"Rare levels of {_listed(grouped)} are grouped.")
     return encoder, tuple(notes)

@@ -40,6 +40,7 @@ MAX_STARTS = 5  # of worker processes that never join, in a row
 class _Worker:
     pid: int
     connection: Connection
+    ready: bool = False  # it has the task, and may be given jobs
     job: Job | None = None
 
 
@@ -55,7 +56,7 @@ class LocalWorkers:
         self.places, self._sink = places, sink
         self._jobs: deque[Job] = deque()
         self._workers: list[_Worker] = []
-        self._members: set[int] = set()  # every process that ever joined
+        self._members: set[int] = set()  # every process that was ever ready
         self._deaths: dict[int, float] = {}  # by trial; 1 is one too many
         self._failed_starts = 0
         self._closed = False
@@ -170,13 +171,11 @@ class LocalWorkers:
             except OSError:
                 continue  # gone already
             self._workers.append(worker)
-            self._members.add(worker.pid)
-            self._failed_starts = 0
         self._hand_out()
 
     def _hand_out(self) -> None:
         for worker in self._workers:
-            if worker.job is None and self._jobs:
+            if worker.ready and worker.job is None and self._jobs:
                 worker.job = self._jobs.popleft()
                 with suppress(OSError):  # its death is noticed by the next poll, which puts the job back
                     wire.send(worker.connection, "job", worker.job)
@@ -187,7 +186,11 @@ class LocalWorkers:
         try:
             while worker.connection.poll():
                 kind, value = wire.receive(worker.connection)
-                if kind == "report":
+                if kind == "ready":
+                    worker.ready = True
+                    self._members.add(worker.pid)
+                    self._failed_starts = 0
+                elif kind == "report":
                     reports.append(value)
                     self._deaths.pop(value.trial, None)
                 elif kind == "outcome":

@@ -11,8 +11,9 @@ from rheostat.types import Config, Job, Notice, Outcome, Report
 
 T = TypeVar("T")
 
-# From worker to coordinator: hello (process id), report, outcome. From coordinator to worker: setup, job.
-KINDS: dict[str, Any] = {"hello": int, "report": Report, "outcome": Outcome, "notice": Notice, "job": Job}
+# From worker to coordinator: hello and, once it has the task, ready (with its process id); report, outcome, notice.
+# From coordinator to worker: setup, job.
+KINDS: dict[str, Any] = {"hello": int, "ready": int, "report": Report, "outcome": Outcome, "notice": Notice, "job": Job}
 
 
 class Setup(msgspec.Struct, frozen=True):

@@ -37,6 +37,7 @@ def join(address: str, key: bytes) -> None:
     kind, setup = inbox.get()
     assert kind == "setup"
     runner = _set_up(setup)
+    wire.send(connection, "ready", os.getpid())
 
     def send(report: Report) -> None:
         wire.send(connection, "report", report)

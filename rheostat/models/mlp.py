@@ -97,7 +97,7 @@ def _hidden_layer(fan_in: int, fan_out: int, activation: str, dropout: float, no
             linear=nn.Linear(fan_in, fan_out, bias=norm != "batch"),  # batch norm takes the mean away again
             norm=NORMS[norm](fan_out),
             activation=ACTIVATIONS[activation](),
-            dropout=nn.Dropout(dropout) if dropout else nn.Identity(),
+            dropout=nn.Dropout(dropout),
         )
     )
 

@@ -66,6 +66,8 @@ def test_another_file_to_test_on(folder):
     assert data.test[1].tolist() == Y[:7].tolist()
     assert torch.equal(data.encoder.encode(test), data.test[0])
     assert data.fingerprint != read(folder / "data.npz").fingerprint
+    parts = saved(folder, "parts.npz", x_train=X, y_train=Y, x_test=X[:5], y_test=Y[:5])
+    assert len(read(folder / "data.npz", test=parts).test[0]) == 5
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,8 @@ def test_what_the_csv_module_writes_comes_back(tmp_path_factory, rows):
         ("age,income\n?,3\n12,\n", True),  # missing numbers below
         (",a,b\n0,1.5,x\n1,2.5,y\n", True),  # a table saved with its index
         ("name,2019,2020\nann,1,2\nbob,3,4\n", False),  # years as names cannot be told from numbers
+        ("age,2019\n31,1\n42,2\n", True),  # half of the columns of numbers
+        ("7,c\nabc,b\n" + "1,b\n" * 40, False),  # a typo below, and first texts that never come again
         ("x,n\nabc,1\n" + "1,2\n" * 40, True),  # a typo below the name of a column of numbers
         ("abc,1,5\n" + "1,2,6\n" * 40, False),  # a typo in the first of the rows, and two columns against it
         ("colour,taste\n" + "red,good\nblue,bad\n" * 3, True),

@@ -83,6 +83,9 @@ def test_numbers_and_categories_by_hand(small):
     assert data.train[0].dtype == torch.float32 and data.train[1].dtype == torch.int64
     assert data.encoder.features[0] == "size" and len(data.encoder.features) == data.inputs
     assert data.name == "small" and data.test is None
+    assert noted(data, "Numbers missing in size") is gaps and noted(data, "Categories missing in colour") is (
+        "" in levels
+    )
 
 
 def test_regression_is_standardised_and_goes_back(folder):
@@ -126,6 +129,17 @@ def test_rare_and_many_levels_are_grouped(folder):
     assert data.inputs == 1 + 100 + 1
     assert (data.train[0][:, 1:].sum(1) == 1).all()
     assert noted(data, "grouped")
+
+
+def test_a_level_rarer_than_one_in_a_thousand_has_no_input_of_its_own(folder):
+    train, _ = split(1500, 0.2, 0, np.arange(1500) % 2)  # 1,200 rows to train on
+    once, twice = train[0], train[1:3]
+
+    def template(i):
+        return f"{i},{'once' if i == once else 'twice' if i in twice else 'ab'[i % 2]},{i % 2}"
+
+    (column,) = read(written(folder, numbered(1500, template)), label="y").encoder.categories
+    assert column.levels == ("a", "b", "twice") and column.other
 
 
 def test_levels_that_training_never_saw(folder):
@@ -413,6 +427,7 @@ def test_adult():
     assert (len(data.train[0]), len(data.validation[0]), len(data.test[0])) == (26_048, 6_513, 16_281)
     assert data.classes == ("<=50K", ">50K")
     assert noted(data, "no header, so they are named column_1 to column_15")
+    assert noted(data, "the most common, '<=50K', is 75.9 %")
     # 24,720 and 12,435 rows of the first class, counted with grep
     counts = [int((part[1] == 0).sum()) for part in (data.train, data.validation, data.test)]
     assert counts[0] + counts[1] == 24_720 and counts[2] == 12_435
