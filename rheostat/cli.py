@@ -59,6 +59,9 @@ def tune(
     threads: Annotated[int, typer.Option(help="Processor threads for one trial.")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     test: Annotated[str | None, typer.Option(help="Held-out rows, judged once, at the end.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="classification or regression [default: what the column looks like]")
+    ] = None,
     arg: Annotated[list[str] | None, typer.Option(help="For a function in FILE.py: data=PATH")] = None,
     storage: Storage = None,
     as_json: AsJson = False,
@@ -71,6 +74,7 @@ def tune(
             "target": target,
             "label": label,
             "test": test,
+            "kind": kind,
             "device": device,
             "arguments": dict(_pair("--arg", a) for a in arg or []),
         },

@@ -59,20 +59,21 @@ def load_target(
     target: str,
     label: str | None = None,
     test: str | None = None,
+    kind: str | None = None,
     device: str = "auto",
     arguments: Mapping[str, str] | None = None,
 ) -> Target:
     """The task and the default space of a target.
 
-    `label` names the column to predict, `test` a file of held-out rows, and `arguments` are given to the function
-    where the target is one. Raises DataError, TaskError or SpaceError in words.
+    `label` names the column to predict, `test` a file of held-out rows, `kind` is classification or regression
+    (else it is inferred), and `arguments` are given to the function where the target is one. Raises DataError, TaskError or SpaceError in words.
     """
     path, _, name = target.partition(".py:")
     if target.endswith(".py") or name:
         return _from_python(Path(path if target.endswith(".py") else path + ".py"), name, dict(arguments or {}))
     if arguments:
         raise TaskError(f"--arg {next(iter(arguments))}: only a target like file.py:function takes arguments.")
-    dataset = read(target, label=label, test=Path(test) if test else None)
+    dataset = read(target, label=label, test=Path(test) if test else None, kind=kind)
     return from_dataset(dataset, device)
 
 

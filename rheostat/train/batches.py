@@ -6,7 +6,6 @@ another process, or beside other trials, sees the same batches.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,8 +24,9 @@ class TensorBatches:
     """Shuffled mini-batches of tensors in memory.
 
     `batch_size` 1 is stochastic, `"full"` (or the number of examples) is full-batch gradient descent, which
-    needs no shuffling, and anything between is mini-batch. The last batch of an epoch holds what is left over;
-    `last="drop"` leaves it out.
+    needs no shuffling, and anything between is mini-batch. The last batch of an epoch holds what is left over; a
+    single left-over example joins the batch before it, since BatchNorm cannot normalise one example.
+    `last="drop"` leaves the rest out.
     """
 
     def __init__(self, data: Tensors, batch_size: int | str, seed: int, last: str = "keep") -> None:
@@ -34,8 +34,13 @@ class TensorBatches:
         self.examples = len(data[0])
         self.batch_size = _checked_size(batch_size, self.examples)
         self.seed = seed
-        self.used = self.examples - self.examples % self.batch_size if last == "drop" else self.examples
-        self.steps_per_epoch = math.ceil(self.used / self.batch_size)
+        self._sizes = [self.batch_size] * (self.examples // self.batch_size)
+        rest = self.examples % self.batch_size
+        if rest == 1 and last == "keep":
+            self._sizes[-1] += 1
+        elif rest and last == "keep":
+            self._sizes.append(rest)
+        self.steps_per_epoch = len(self._sizes)
 
     def epoch(self, epoch: int) -> Iterator[Tensors]:
         """The batches of an epoch (from 0), each a tuple of tensors of shape (batch, ...)."""
@@ -46,10 +51,13 @@ class TensorBatches:
             self.examples, generator=torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
         ).to(self.data[0].device)
         row_bytes = sum(t[0].numel() * t.element_size() for t in self.data)
-        rows = max(GATHER_BYTES // max(row_bytes * self.batch_size, 1), 1) * self.batch_size
-        for chunk in order[: self.used].split(rows):
-            gathered = [tensor.index_select(0, chunk) for tensor in self.data]
-            yield from zip(*(tensor.split(self.batch_size) for tensor in gathered), strict=True)
+        batches_at_once = max(GATHER_BYTES // max(row_bytes * self.batch_size, 1), 1)
+        start = 0
+        for first in range(0, self.steps_per_epoch, batches_at_once):
+            sizes = self._sizes[first : first + batches_at_once]
+            rows = order[start : start + sum(sizes)]
+            start += len(rows)
+            yield from zip(*(tensor.index_select(0, rows).split(sizes) for tensor in self.data), strict=True)
 
 
 class LoaderBatches:

@@ -11,6 +11,7 @@ with `weights_only=True`: it holds tensors and plain values, and no code runs wh
 from __future__ import annotations
 
 import errno
+import io
 import os
 import pickle
 import shutil
@@ -42,12 +43,13 @@ def save(folder: Path, epoch: int, weights: Mapping[str, Tensor], state: Mapping
     try:
         temporary.mkdir(parents=True, exist_ok=True)
         save_file(_separate(weights), temporary / WEIGHTS)
-        with (temporary / STATE).open("wb") as file:
-            torch.save(dict(state), file)
+        buffer = io.BytesIO()  # torch's own writer hides why a write failed
+        torch.save(dict(state), buffer)
+        (temporary / STATE).write_bytes(buffer.getvalue())
         if final.exists():
             shutil.rmtree(final)
         temporary.rename(final)
-    except (OSError, SafetensorError, RuntimeError) as cause:
+    except (OSError, SafetensorError) as cause:
         shutil.rmtree(temporary, ignore_errors=True)
         raise _cannot_write(folder, cause) from cause
     for other in folder.glob("epoch-*"):

@@ -230,10 +230,19 @@ def test_every_example_comes_once_in_an_epoch(n: int, size: int, seed: int, epoc
     size = min(n, size)
     batches = TensorBatches((torch.arange(n), torch.arange(n) * 2), size, seed)
     seen = list(batches.epoch(epoch))
-    assert len(seen) == batches.steps_per_epoch == math.ceil(n / size)
-    assert all(len(x) == size for x, _ in seen[:-1]) and len(seen[-1][0]) == (n - 1) % size + 1
+    rest = n % size
+    assert len(seen) == batches.steps_per_epoch == n // size + (rest > 1)
+    assert all(len(x) == size for x, _ in seen[:-1])
+    assert len(seen[-1][0]) == (size + 1 if rest == 1 else rest or size)
     assert torch.cat([x for x, _ in seen]).sort().values.tolist() == list(range(n))
     assert all(torch.equal(2 * x, y) for x, y in seen)
+
+
+def test_batchnorm_never_meets_a_single_example(tmp_path: Path) -> None:
+    whole = task(train=blobs(97))
+    _, outcome = run(TaskRunner(whole, tmp_path), job(2, batch_size=32))
+    assert outcome.status is Status.PAUSED
+    assert [len(y) for _, y in TensorBatches(blobs(97), 32, 0).epoch(0)] == [32, 32, 33]
 
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:
