@@ -66,7 +66,8 @@ def load_target(
     """The task and the default space of a target.
 
     `label` names the column to predict, `test` a file of held-out rows, `kind` is classification or regression
-    (else it is inferred), and `arguments` are given to the function where the target is one. Raises DataError, TaskError or SpaceError in words.
+    (else it is inferred), and `arguments` are given to the function where the target is one. Raises DataError,
+    TaskError or SpaceError in words.
     """
     path, _, name = target.partition(".py:")
     if target.endswith(".py") or name:
