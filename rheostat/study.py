@@ -80,9 +80,8 @@ class Study:
             raise SettingError(f"name={name!r}: give a name without '/' that does not begin with a dot.")
         space = space if isinstance(space, Space) else Space(space)
         self.records = Records(storage_url(storage))
-        self.continued = self.records.find_study(name) is not None
-        if not self.continued:
-            self._record = self.records.create_study(
+        if self.records.find_study(name) is None:
+            record = self.records.create_study(
                 name,
                 space=space,
                 metric=metric,
@@ -95,9 +94,14 @@ class Study:
         elif not load_if_exists:
             raise StudyError(f"A study named {name!r} exists already: use another name, or load_if_exists=True.")
         else:
-            self._record = self._continue(name, space, metric, direction, seed, data_fingerprint)
+            record = self._continue(name, space, metric, direction, seed, data_fingerprint)
+        self._take_up(record)
+
+    def _take_up(self, record: StudyRecord) -> None:
+        self._record = record
         self._builder: Callable[[Config], nn.Module] | None = None
-        self._ledger: Ledger | None = None
+        self._ledger: Ledger | None = None  # of ask and tell
+        self.state = ""  # how the last run ended: finished, or stopped
 
     @classmethod
     def load(cls, name: str, storage: str | Path | None = None) -> Study:
@@ -107,10 +111,7 @@ class Study:
             raise StudyError(f"No studies at {url}: run `rheostat tune` first, or give another --storage.")
         study = cls.__new__(cls)
         study.records = Records(url)
-        study._record = study.records.study(name)
-        study.continued = True
-        study._builder = None
-        study._ledger = None
+        study._take_up(study.records.study(name))
         return study
 
     def _continue(
@@ -256,7 +257,7 @@ class Study:
         self.records.claim(self._record)
         try:
             session = Session(self.records, self._record, plan, self.checkpoints)
-            self.outcome = session.run(lambda sink: self._executor(runner, sink, places, workers, threads, watcher))
+            self.state = session.run(lambda sink: self._executor(runner, sink, places, workers, threads, watcher))
         finally:
             self.records.release(self._record)
             watcher.close()
