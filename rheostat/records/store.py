@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from sqlalchemy import Connection, create_engine, event, func, select, text
+from sqlalchemy import Connection, TextClause, create_engine, event, func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, IntegrityError, NoSuchModuleError
 from sqlalchemy.pool import NullPool
@@ -109,12 +109,6 @@ class Coordinator:
             return False
 
 
-_REPORT = text(
-    "INSERT INTO reports (study, trial, step, epoch_end, epoch, seconds, metrics)"
-    " VALUES (:study, :trial, :step, :epoch_end, :epoch, :seconds, :metrics) ON CONFLICT DO NOTHING"
-)
-
-
 class Records:
     """The one door to the database. Raises StorageError for every fault of it, in words.
 
@@ -139,7 +133,7 @@ class Records:
             ) from None
         if self._sqlite:
             event.listen(self._engine, "connect", _set_up_sqlite)
-        self._insert_report = str(_REPORT.compile(dialect=self._engine.dialect))  # once: it is the hot one
+        self._sql = {statement: str(statement.compile(dialect=self._engine.dialect)) for statement in HOT}
         with self._explained():
             self._connection = self._engine.connect()
         with self._write() as connection:
@@ -276,7 +270,7 @@ class Records:
                     }
                     for trial in new_trials
                 ]
-                connection.execute(_NEW_TRIAL, rows)
+                self._run(_NEW_TRIAL, rows)
             if assignments:
                 rows = [
                     {
@@ -289,15 +283,15 @@ class Records:
                     }
                     for a in assignments
                 ]
-                connection.execute(_NEW_ASSIGNMENT, rows)
+                self._run(_NEW_ASSIGNMENT, rows)
                 fresh = {trial.number for trial in new_trials}
                 continued = [{"study": study.id, "trial": a.trial} for a in assignments if a.trial not in fresh]
                 if continued:
-                    connection.execute(_CONTINUE_TRIAL, continued)
+                    self._run(_CONTINUE_TRIAL, continued)
             if settled:
-                connection.execute(_SETTLE, [{"study": study.id, "number": number} for number in settled])
+                self._run(_SETTLE, [{"study": study.id, "number": number} for number in settled])
             for trial, reason in (stopped or {}).items():
-                self._end(connection, study, trial, Status.CUT, reason, "", now)
+                self._end(study, trial, Status.CUT, reason, "", now)
             for trial, entry in (queued or {}).items():
                 connection.execute(schema.queue.update().where(schema.queue.c.id == entry).values(trial=trial))
 
@@ -317,17 +311,17 @@ class Records:
         ]
         if len(rows) == 1:  # a statement of its own is a transaction
             with self._explained():
-                self._connection.exec_driver_sql(self._insert_report, rows)
+                self._run(_REPORT, rows)
             return
-        with self._write() as connection:
-            connection.exec_driver_sql(self._insert_report, rows)
+        with self._write():
+            self._run(_REPORT, rows)
 
     def conclude(self, study: StudyRecord, outcomes: Sequence[Outcome]) -> None:
         """Record how open assignments ended, in one transaction."""
         now = time.time()
-        with self._write() as connection:
+        with self._write():
             for outcome in outcomes:
-                connection.execute(
+                self._run(
                     _CONCLUDE,
                     {
                         "study": study.id,
@@ -336,11 +330,10 @@ class Records:
                         "end_epoch": outcome.epoch,
                     },
                 )
-                self._end(connection, study, outcome.trial, outcome.status, outcome.reason, outcome.detail, now)
+                self._end(study, outcome.trial, outcome.status, outcome.reason, outcome.detail, now)
 
     def _end(
         self,
-        connection: Connection,
         study: StudyRecord,
         trial: int,
         status: Status,
@@ -348,7 +341,7 @@ class Records:
         detail: str,
         now: float,
     ) -> None:
-        connection.execute(
+        self._run(
             _END_TRIAL,
             {
                 "study": study.id,
@@ -465,6 +458,10 @@ class Records:
                 raise
             raise StudyError(f"{conflict} in {self.url} at the same time.") from None
 
+    def _run(self, statement: TextClause, rows: Any) -> None:
+        """A hot statement, compiled once."""
+        self._connection.exec_driver_sql(self._sql[statement], rows)
+
     def _read(self, query: Any) -> list[Any]:
         with self._explained():
             return list(self._connection.execute(query).all())
@@ -481,6 +478,10 @@ class Records:
             raise StorageError(_explain(self.url, str(cause))) from cause
 
 
+_REPORT = text(
+    "INSERT INTO reports (study, trial, step, epoch_end, epoch, seconds, metrics)"
+    " VALUES (:study, :trial, :step, :epoch_end, :epoch, :seconds, :metrics) ON CONFLICT DO NOTHING"
+)
 _NEW_TRIAL = text(
     "INSERT INTO trials (study, number, config, status, source, created)"
     " VALUES (:study, :number, :config, :status, :source, :created)"
@@ -499,6 +500,7 @@ _END_TRIAL = text(
     "UPDATE trials SET status = :status, reason = :reason, detail = :detail, ended = :ended"
     " WHERE study = :study AND number = :trial"
 )
+HOT = (_REPORT, _NEW_TRIAL, _NEW_ASSIGNMENT, _CONTINUE_TRIAL, _SETTLE, _CONCLUDE, _END_TRIAL)
 
 
 def _set_up_sqlite(connection: Any, _: object) -> None:

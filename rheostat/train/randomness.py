@@ -49,8 +49,13 @@ def set_state(state: dict[str, Any]) -> None:
 @contextmanager
 def apart() -> Iterator[None]:
     """Whatever is drawn inside leaves the generators outside as they were."""
-    outside = get_state()
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     try:
         yield
     finally:
-        set_state(outside)
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
