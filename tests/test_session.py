@@ -63,7 +63,7 @@ class Shuffled:
         epoch = self._trained.get(job.trial, 0)
         fate = random.Random(repr(job.config))
         infeasible, converged = fate.randint(1, 60), fate.randint(1, 60)
-        if epoch < job.until_epoch:  # else it died when it had trained, and is asked again
+        if epoch < min(job.until_epoch, converged):  # else it died when it had trained, and is asked again
             epoch += 1
             if epoch == infeasible:
                 return self._end(job, Outcome(job.trial, Status.INFEASIBLE, epoch - 1, "NaN"))
