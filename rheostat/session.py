@@ -82,8 +82,9 @@ class Session:
     def __post_init__(self) -> None:
         sign = -1 if self.study.direction == "maximize" else 1
         self.ledger = Ledger(self.study.metric, sign, in_order=self.plan.scheduler.adaptive)
-        trials = self.records.trials(self.study)
-        reports, assignments = self.records.reports(self.study), self.records.assignments(self.study)
+        with self.records.one_moment():
+            trials = self.records.trials(self.study)
+            reports, assignments = self.records.reports(self.study), self.records.assignments(self.study)
         self.ledger.restore(trials, reports, assignments)
         self.ledger.set_aside(trial.number for trial in trials if trial.source == "ask")
         self._epochs_before = self.ledger.epochs

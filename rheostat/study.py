@@ -389,11 +389,12 @@ class Study:
         if self._ledger is None or again:
             sign = -1 if self.direction == "maximize" else 1
             self._ledger = Ledger(self.metric, sign, in_order=False)
-            self._ledger.restore(
-                self.records.trials(self._record),
-                self.records.reports(self._record),
-                self.records.assignments(self._record),
-            )
+            with self.records.one_moment():
+                self._ledger.restore(
+                    self.records.trials(self._record),
+                    self.records.reports(self._record),
+                    self.records.assignments(self._record),
+                )
         return self._ledger
 
     def enqueue(self, config: Mapping[str, Scalar]) -> None:
@@ -435,9 +436,9 @@ class Study:
     @property
     def trials(self) -> list[TrialResult]:
         """Every trial so far, in order of number."""
-        return results(
-            self.records.trials(self._record), self.records.reports(self._record), self.metric, self.direction
-        )
+        with self.records.one_moment():
+            rows, reports = self.records.trials(self._record), self.records.reports(self._record)
+        return results(rows, reports, self.metric, self.direction)
 
     @property
     def best(self) -> Best:

@@ -99,11 +99,11 @@ for _ in range(20):
 def test_several_processes_ask_and_tell_at_once(tmp_path: Path) -> None:
     handle = study(tmp_path)
     command = [sys.executable, "-c", ASK, str(tmp_path / "studies.db")]
-    others = [subprocess.Popen(command) for _ in range(2)]
-    assert [other.wait() for other in others] == [0, 0]
-    assert len(handle.trials) == 40 and {str(t.status) for t in handle.trials} == {"done"}
+    others = [subprocess.Popen(command) for _ in range(3)]
+    assert [other.wait() for other in others] == [0, 0, 0]
+    assert len(handle.trials) == 60 and {str(t.status) for t in handle.trials} == {"done"}
     assert all(t.value == pytest.approx(t.config.x**2) for t in handle.trials)
-    assert len({t.config for t in handle.trials}) == 40
+    assert len({t.config for t in handle.trials}) == 60
 
 
 def test_asked_trials_and_optimize_share_a_study(tmp_path: Path) -> None:

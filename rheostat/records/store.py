@@ -364,6 +364,16 @@ class Records:
 
     # -- reading ---------------------------------------------------------------------------------------------
 
+    @contextmanager
+    def one_moment(self) -> Iterator[None]:
+        """All that is read inside is of the same moment, whatever other processes write meanwhile."""
+        with self._explained():
+            self._connection.exec_driver_sql("BEGIN" if self._sqlite else "BEGIN ISOLATION LEVEL REPEATABLE READ")
+            try:
+                yield
+            finally:
+                self._connection.exec_driver_sql("COMMIT")
+
     def trials(self, study: StudyRecord) -> list[TrialRow]:
         """Every trial, in order of number."""
         columns = [c for c in schema.trials.c if c.name != "study"]
