@@ -69,7 +69,9 @@ def task(data: str, examples: str = "60000") -> Task:
     return Task(network, train, validation, metrics=["error"], name="fashion-mnist")
 
 
-def tune_with_own_loop(folder: Path, examples: int, trials: int, epochs: int) -> rheostat.Study:
+def tune_with_own_loop(
+    folder: Path, examples: int, trials: int, epochs: int, workers: int | None = None
+) -> rheostat.Study:
     """The same study with the training loop written out."""
     train, (x_validation, y_validation) = load(folder, examples)
 
@@ -92,7 +94,7 @@ def tune_with_own_loop(folder: Path, examples: int, trials: int, epochs: int) ->
             trial.report(val_error=torch.cat(wrong).float().mean())
 
     study = rheostat.Study("fashion-mnist-own-loop", space, metric="val_error")
-    return study.optimize(objective, trials=trials, epochs=epochs, workers=None)
+    return study.optimize(objective, trials=trials, epochs=epochs, workers=workers, threads=1)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import nn, optim
+from torch import Tensor, nn, optim
 
 from rheostat.errors import CheckpointError, Infeasible, TaskError
 from rheostat.train import checkpoint, randomness
@@ -201,6 +201,6 @@ class ObjectiveRunner:
 
 def _number(name: str, value: object) -> float:
     try:
-        return float(value)  # type: ignore[arg-type]
+        return float(value.detach() if isinstance(value, Tensor) else value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
         raise TaskError(f"trial.report({name}={value!r}): give a number.") from None
