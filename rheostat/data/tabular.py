@@ -137,7 +137,7 @@ def read_tabular(
 def _label_position(table: Table, label: str | None) -> int:
     if label is None:
         raise DataError(
-            f"{table.file}: which column is to be predicted? Name it, or give its number, or 'last': "
+            f"{table.file}: which column is to be predicted? Give its name, its number, or 'last' (--target NAME): "
             f"{_listed(table.names)}."
         )
     if label in table.names:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rheostat.errors import CheckpointError, Infeasible, TaskError, unknown
+from rheostat.errors import CheckpointError, Infeasible, RheostatError, TaskError, unknown
 from rheostat.train import checkpoint, optimizers, randomness, rates
 from rheostat.train.base import Send
 from rheostat.train.batches import make_batches
@@ -359,7 +359,17 @@ def check(task: Task, config: Config) -> None:
     SettingError for a setting of a hook.
     """
     recorder = _Recorder(config)
-    training = Training(task, Job(0, recorder, seed=0, until_epoch=1, max_epochs=1))
+    try:
+        training = Training(task, Job(0, recorder, seed=0, until_epoch=1, max_epochs=1))
+    except RheostatError:
+        raise
+    except Exception as cause:  # the user's model may raise anything
+        if is_out_of_memory(cause):
+            return  # this configuration is infeasible; others may not be
+        raise TaskError(
+            f"The network cannot be built: {type(cause).__name__}: {cause}. Configuration: {dict(config)}.\n\n"
+            f"{traceback.format_exc()}"
+        ) from cause
     known = recorder.read | optimizers.all_reads() | rates.all_reads()
     for name in config:
         if name not in known:
