@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rheostat.analysis.advice import Advice, advise
-from rheostat.errors import SpaceError, StudyError, unknown
+from rheostat.errors import RheostatError, SpaceError, StudyError, unknown
 from rheostat.results import TrialResult
 from rheostat.show import text
 from rheostat.show.console import make_console
@@ -60,8 +60,8 @@ def tune(
     name = name or loaded.name
     out = sys.stderr if as_json else sys.stdout
     watcher = make_console("plain" if as_json else "auto", out)
-    for note in loaded.notes:
-        print(note, file=out)
+    for note in [*loaded.notes, *_continuing(name, storage, settings["trials"])]:
+        text.show(note, out)
     study = tune_task(
         loaded.task,
         changes.apply(loaded.space),
@@ -93,7 +93,8 @@ def _conclude(study: Study, target: Target, as_json: bool, seconds: float, stora
     try:
         best = study.best
     except StudyError:
-        raise StudyError(f"No trial of {study.name!r} gave a result. {_failures(trials)}") from None
+        why = _failures(trials) if study.state == "finished" else "Run the same command again to go on."
+        raise StudyError(f"No trial of {study.name!r} gave a result. {why}") from None
     test = _test_value(study, target)
     if as_json:
         print_json(
@@ -117,11 +118,26 @@ def _conclude(study: Study, target: Target, as_json: bool, seconds: float, stora
         )
         return
     show_best(study, False, storage)
-    held_out = f"held out  {study.metric.removeprefix('val_')} {text.number(test)}" if test is not None else ""
-    print(f"\n{held_out or 'held out  not measured (give --test FILE): a best validation value is optimistic'}")
-    for a in advice:
-        print(f"try next  {a.text}")
-    print(f"more      rheostat show {study.name} {best.number} · rheostat trials {study.name}")
+    held_out = f"{study.metric.removeprefix('val_')} {text.number(test)}" if test is not None else ""
+    not_measured = "not measured (give --test FILE): a best validation value is optimistic"
+    lines = [f"\nheld out  {held_out or not_measured}", *(f"try next  {a.text}" for a in advice)]
+    if study.state == "stopped":
+        lines.append("go on     stopped before the end: run the same command again, and nothing is trained twice")
+    lines.append(f"more      rheostat show {study.name} {best.number} · rheostat trials {study.name}")
+    text.show("\n".join(lines))
+
+
+def _continuing(name: str, storage: str | None, trials: int) -> list[str]:
+    """What is there already of a study of this name."""
+    try:
+        found = len(Study.load(name, storage).trials)
+    except RheostatError:
+        return []
+    if found >= trials:
+        return [
+            f"Study {name} has {found} trials already; give --trials {2 * found} for more, or --name for a new one."
+        ]
+    return [f"Continuing study {name}, which has {found} of {trials} trials."] if found else []
 
 
 def _test_value(study: Study, target: Target) -> float | None:
