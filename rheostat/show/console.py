@@ -97,16 +97,16 @@ class _Paced(ABC):
                 self._draw_timed(snapshot)
 
     def note(self, notice: Notice) -> None:
-        self._inbox.put(notice)
-        self._start()
+        self._inbox.put(notice)  # no more: a handler that interrupts `_start` must not start a second thread
 
     def close(self) -> None:
-        if self._thread is not None:
-            self._inbox.put(None)
-            self._thread.join()
-            self._thread = None
-            self._end(self._latest)
-            self._latest = None
+        self._start()  # it may never have been, and there may be notices
+        assert self._thread is not None
+        self._inbox.put(None)
+        self._thread.join()
+        self._thread = None
+        self._end(self._latest)
+        self._latest = None
 
     def _start(self) -> None:
         if self._thread is None:

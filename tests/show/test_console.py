@@ -7,6 +7,7 @@ import io
 import signal
 import sys
 import textwrap
+import threading
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -178,6 +179,22 @@ def test_a_notice_from_within_the_drawing_waits_for_its_end():
         assert sum(LOST.message in line for line in screen(stream.getvalue())) == 1
 
 
+def test_a_notice_from_within_the_start_of_the_thread_starts_no_second_one(monkeypatch):
+    class Interrupted(threading.Thread):
+        def __init__(self, *arguments, **named):
+            super().__init__(*arguments, **named)
+            made.append(self)
+            watcher.note(LOST)
+
+    made, stream = [], io.StringIO()
+    watcher = PlainConsole(stream)
+    monkeypatch.setattr(console.threading, "Thread", Interrupted)
+    watcher.update(example())
+    watcher.close()
+    assert len(made) == 1 and not made[0].is_alive()
+    assert LOST.message in stream.getvalue()
+
+
 SCRIPT = """
     import signal, sys, time
     from dataclasses import replace
@@ -227,11 +244,12 @@ STORM = """
 def test_signals_may_come_in_the_middle_of_a_writing(mode):
     child = spawn(STORM.format(mode=mode))
     child.expect("ready")
-    while child.isalive() and not child.eof():
+    deadline = time.monotonic() + 60  # it takes a second: one that hangs is closed, by force
+    while child.isalive() and not child.eof() and time.monotonic() < deadline:
         child.kill(signal.SIGINT)
         with contextlib.suppress(pexpect.TIMEOUT, pexpect.EOF):
             child.read_nonblocking(65536, timeout=0.001)
-    child.close()
+    child.close(force=True)
     output = child.logfile_read.getvalue().decode()
     assert child.exitstatus == 0, output[-2000:]
     assert int(output.split()[-1]) == output.count("told ") > 20
