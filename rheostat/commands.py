@@ -39,7 +39,7 @@ class SpaceChanges:
             space = space_from_toml(self.file)
         parts: dict[str, Hyperparameter | Scalar] = {**space.tuned, **space.fixed}
         for name, value in self.fixed.items():
-            parts = _with_fixed(parts, name, value)
+            parts = _with_fixed(parts, name, _among(parts.get(name), value))
         for name, words in self.varied.items():
             parts[name] = _range(name, words, parts.get(name))
         return Space(parts)
@@ -353,11 +353,16 @@ def _with_fixed(
     return {**rest, name: value}
 
 
+def _among(old: Hyperparameter | Scalar, value: Scalar) -> Scalar:
+    """The word "none" rather than no value, where that is one of the choices."""
+    return "none" if value is None and isinstance(old, Choice) and "none" in old.values else value
+
+
 def _range(name: str, words: str, old: Hyperparameter | Scalar) -> Hyperparameter:
     """`16..512`, `1e-5..0.1:log`, or `adam,sgd`; the scale is the one that the hyperparameter has already."""
     low, dots, rest = words.partition("..")
     if not dots:
-        return Choice([parse_value(v) for v in words.split(",")])
+        return Choice([_among(old, parse_value(v)) for v in words.split(",")])
     high, _, scale = rest.partition(":")
     ends = parse_value(low), parse_value(high)
     if any(isinstance(end, bool | str | None) for end in ends) or scale not in ("", "log", "linear"):

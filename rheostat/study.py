@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from rheostat.train.task import Task
 
 IN_FLIGHT = 8  # trials whose results decisions wait for; a constant, so that results do not depend on the machine
+ENGINES = ("loop", "lanes")
 WORKER_BYTES = 700 * 2**20  # a worker process with torch in it
 
 
@@ -197,22 +198,29 @@ class Study:
         schedule: str | Scheduler = "asha",
         workers: int | None = None,
         threads: int = 1,
+        engine: str = "loop",
         in_flight: int | None = None,
         progress: str | Watcher = "auto",
     ) -> Study:
         """Tune a task that Rheostat trains itself; the arguments are those of `optimize`.
 
         `threads` is how many processor threads train one trial. Sums come out differently with another number, so
-        it is kept with the study, and does not follow from the number of workers.
+        it is kept with the study, and does not follow from the number of workers. So is `engine`: "loop" trains one
+        trial after another in each worker, "lanes" up to 16 of one structure as one program (docs/lanes.md).
 
         Raises TaskError before anything is trained when the network, the data or the space do not fit together.
         """
+        from rheostat.train.lane_runner import LANES, LaneRunner
         from rheostat.train.loop import TaskRunner, check
 
+        if engine not in ENGINES:
+            raise SettingError(unknown("engine", engine, ENGINES))
         check(task, self.space.sample(np.random.default_rng(0))[0])
         self._builder = task.model
+        lanes = engine == "lanes"
         return self._run(
-            TaskRunner(task, self.checkpoints),
+            LaneRunner(task, self.checkpoints, LANES) if lanes else TaskRunner(task, self.checkpoints),
+            engine=engine,
             trials=trials,
             epochs=epochs,
             minutes=minutes,
@@ -239,16 +247,19 @@ class Study:
         in_flight: int | None,
         progress: str | Watcher,
         data_bytes: int,
+        engine: str = "loop",
     ) -> Study:
         _positive(trials=trials, epochs=epochs, minutes=minutes, workers=workers, threads=threads, in_flight=in_flight)
         scheduler = self._plan_scheduler(search, schedule, trials, epochs)
         places = workers or default_workers(data_bytes, trials, threads or 1)
         watcher = make_console(progress) if isinstance(progress, str) else progress
-        flight = self._keep_settings(trials, epochs, search, schedule, threads, in_flight)
+        flight = self._keep_settings(trials, epochs, search, schedule, threads, engine, in_flight)
+        if in_flight is None:
+            flight = max(flight, places if scheduler.adaptive else places * runner.lanes)
         plan = Plan(
             scheduler,
             epochs,
-            max(flight, places) if in_flight is None else flight,
+            flight,
             trials,
             None if minutes is None else time.monotonic() + 60 * minutes,
             watcher,
@@ -290,6 +301,7 @@ class Study:
         search: str,
         schedule: str | Scheduler,
         threads: int | None,
+        engine: str,
         in_flight: int | None,
     ) -> int:
         """Record how the study is run; refuse what would make old and new trials incomparable."""
@@ -300,18 +312,21 @@ class Study:
             "search": search,
             "schedule": schedule if isinstance(schedule, str) else type(schedule).__name__,
             "threads": threads,
+            "engine": engine,
             "in_flight": in_flight or old.get("in_flight", IN_FLIGHT),
         }
         reasons = {
             "epochs": "the learning rate of every trial is laid out over them",
             "threads": "results differ in their last digits",
+            "engine": "results differ in their last digits",
         }
+        old = {"engine": "loop", **old} if old else old  # studies of before there were lanes
         for name, reason in reasons.items():
             if old and old[name] != new[name]:
                 was, now = (("as many as it likes" if v in (None, UNLIMITED) else v) for v in (old[name], new[name]))
                 raise StudyError(
                     f"Study {self.name!r} has {name} = {was} and cannot be continued with {now}: {reason}. "
-                    "Use the same number, or another name."
+                    "Use the same as before, or another name."
                 )
         if old != new:
             self._record = self.records.change_study(self._record, space=self.space, settings=new)

@@ -29,6 +29,7 @@ def tune(
     schedule: str | Scheduler = "asha",
     workers: int | None = None,
     threads: int = 1,
+    engine: str = "loop",
     in_flight: int | None = None,
     progress: str | Watcher = "auto",
     target: Mapping[str, Any] | None = None,
@@ -69,6 +70,7 @@ def tune(
         schedule=schedule,
         workers=workers,
         threads=threads,
+        engine=engine,
         in_flight=in_flight,
         progress=progress,
     )

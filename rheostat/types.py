@@ -202,6 +202,9 @@ class Notice:
     trial: int | None = None
 
 
+Event = Outcome | Notice
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """How a study stands at one moment, to be shown. The user sees the trials' values times `sign`."""

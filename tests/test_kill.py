@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import rheostat
-from rheostat import Float, Int, Space, Task
+from rheostat import Choice, Float, Int, Space, Task
 from rheostat.records.store import Records
 
 KILLS = 20
@@ -34,8 +34,10 @@ def a_task() -> Task:
     return Task(network, (x[:1500], y[:1500]), (x[1500:], y[1500:]), name="killed", device="cpu")
 
 
-def run(folder: Path, schedule: str, workers: int, trials: int) -> rheostat.Study:
-    space = Space(lr=Float(1e-4, 1.0, log=True), units=Int(4, 64, log=True), batch_size=8)
+def run(folder: Path, schedule: str, engine: str, workers: int, trials: int) -> rheostat.Study:
+    # Lanes give the same bits in any company where their slices are aligned (docs/lanes.md).
+    units = Choice([16, 32]) if engine == "lanes" else Int(4, 64, log=True)
+    space = Space(lr=Float(1e-4, 1.0, log=True), units=units, batch_size=8)
     return rheostat.tune(
         a_task(),
         space,
@@ -43,6 +45,7 @@ def run(folder: Path, schedule: str, workers: int, trials: int) -> rheostat.Stud
         epochs=9,
         storage=folder / "studies.db",
         schedule=schedule,
+        engine=engine,
         workers=workers,
         progress="none",
     )
@@ -60,13 +63,13 @@ def table(folder: Path) -> list[object]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("schedule", ["asha", "fifo"])
-def test_a_study_survives_kill_9_of_anything_at_any_moment(tmp_path: Path, schedule: str) -> None:
-    trials = 40
+@pytest.mark.parametrize(("schedule", "engine"), [("asha", "loop"), ("fifo", "loop"), ("asha", "lanes")])
+def test_a_study_survives_kill_9_of_anything_at_any_moment(tmp_path: Path, schedule: str, engine: str) -> None:
+    trials = 40 if engine == "loop" else 80
     calm, killed = tmp_path / "calm", tmp_path / "killed"
-    run(calm, schedule, 1, trials)
+    run(calm, schedule, engine, 1, trials)
     chance = random.Random(schedule)
-    command = [sys.executable, __file__, str(killed), schedule, str(trials)]
+    command = [sys.executable, __file__, str(killed), schedule, engine, str(trials)]
     kills = {"main": 0, "worker": 0}
     seen: set[int] = set()
     process = subprocess.Popen(command)
@@ -104,13 +107,14 @@ def kill(pid: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ["loop", "lanes"])
 @pytest.mark.parametrize("schedule", ["fifo", "asha"])
-def test_one_worker_or_two_give_the_same_study(tmp_path: Path, schedule: str) -> None:
+def test_one_worker_or_two_give_the_same_study(tmp_path: Path, schedule: str, engine: str) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    run(one, schedule, 1, 16)
-    run(two, schedule, 2, 16)
+    run(one, schedule, engine, 1, 16)
+    run(two, schedule, engine, 2, 16)
     assert table(one) == table(two)
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), sys.argv[2], 2, int(sys.argv[3]))
+    run(Path(sys.argv[1]), sys.argv[2], sys.argv[3], 2, int(sys.argv[4]))

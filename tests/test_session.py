@@ -12,12 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rheostat.errors import TaskError
-from rheostat.execute.base import Event
 from rheostat.methods import make_scheduler
 from rheostat.records.store import Records, StudyRecord
 from rheostat.session import Interrupted, Plan, Session, Sink
 from rheostat.space import Float, Space
-from rheostat.types import Config, Environment, Job, Notice, Outcome, Report, Status
+from rheostat.types import Config, Environment, Event, Job, Notice, Outcome, Report, Status
 
 SPACE = Space(lr=Float(1e-5, 1e-1, log=True), momentum=Float(0, 1))
 

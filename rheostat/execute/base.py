@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from rheostat.types import Job, Notice, Outcome
-
-Event = Outcome | Notice
+from rheostat.types import Event, Job
 
 
 class Executor(Protocol):

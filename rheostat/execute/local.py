@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, Listener, Pipe, wait
 from pathlib import Path
@@ -27,10 +27,9 @@ import cloudpickle
 
 from rheostat.errors import CheckpointError, WorkerError
 from rheostat.execute import wire
-from rheostat.execute.base import Event
 from rheostat.execute.worker import KEY_VARIABLE
 from rheostat.train.base import Runner
-from rheostat.types import Job, Notice, Outcome, Report, Status
+from rheostat.types import Event, Job, Notice, Outcome, Report, Status
 
 MAX_CRASHES, MAX_KILLS = 3, 20  # of workers on one trial, without an epoch in between
 MAX_STARTS = 5  # of worker processes that never join, in a row
@@ -41,7 +40,7 @@ class _Worker:
     pid: int
     connection: Connection
     ready: bool = False  # it has the task, and may be given jobs
-    job: Job | None = None
+    jobs: dict[int, Job] = field(default_factory=dict)  # by trial
 
 
 class LocalWorkers:
@@ -53,7 +52,7 @@ class LocalWorkers:
     def __init__(
         self, runner: Runner, sink: Callable[[Sequence[Report]], None], places: int, threads: int | None = None
     ) -> None:
-        self.places, self._sink = places, sink
+        self.places, self._lanes, self._sink = places * runner.lanes, runner.lanes, sink
         self._jobs: deque[Job] = deque()
         self._workers: list[_Worker] = []
         self._members: set[int] = set()  # every process that was ever ready
@@ -77,7 +76,7 @@ class LocalWorkers:
 
     @property
     def busy(self) -> int:
-        return len(self._jobs) + sum(worker.job is not None for worker in self._workers)
+        return len(self._jobs) + sum(len(worker.jobs) for worker in self._workers)
 
     def submit(self, jobs: Sequence[Job]) -> None:
         self._jobs.extend(jobs)
@@ -174,11 +173,21 @@ class LocalWorkers:
         self._hand_out()
 
     def _hand_out(self) -> None:
-        for worker in self._workers:
-            if worker.ready and worker.job is None and self._jobs:
-                worker.job = self._jobs.popleft()
-                with suppress(OSError):  # its death is noticed by the next poll, which puts the job back
-                    wire.send(worker.connection, "job", worker.job)
+        """Give waiting jobs to the workers that have the fewest."""
+        while self._jobs:
+            free = [worker for worker in self._workers if worker.ready and self._takes(worker, self._jobs[0])]
+            if not free:
+                return
+            worker, job = min(free, key=lambda worker: len(worker.jobs)), self._jobs.popleft()
+            worker.jobs[job.trial] = job
+            with suppress(OSError):  # its death is noticed by the next poll, which puts the job back
+                wire.send(worker.connection, "job", job)
+
+    def _takes(self, worker: _Worker, job: Job) -> bool:
+        """One whose worker died trains alone, so that it can only hurt itself."""
+        if job.trial in self._deaths or any(trial in self._deaths for trial in worker.jobs):
+            return not worker.jobs
+        return len(worker.jobs) < self._lanes
 
     def _hear(self, worker: _Worker, reports: list[Report]) -> list[Event]:
         """Everything a worker has to say now; puts its job back if it died."""
@@ -194,7 +203,7 @@ class LocalWorkers:
                     reports.append(value)
                     self._deaths.pop(value.trial, None)
                 elif kind == "outcome":
-                    worker.job = None
+                    del worker.jobs[value.trial]
                     events.append(value)
                 elif kind == "notice":
                     events.append(value)
@@ -205,21 +214,24 @@ class LocalWorkers:
     def _bury(self, worker: _Worker) -> list[Event]:
         self._workers.remove(worker)
         worker.connection.close()
-        if (job := worker.job) is None:
+        if not worker.jobs:
             return []
         signal_number = self._signal_of(worker.pid)
-        killed = signal_number in (
-            None,
-            signal.SIGKILL,
-            signal.SIGTERM,
-        )  # by somebody, not by what it trained
-        self._deaths[job.trial] = deaths = self._deaths.get(job.trial, 0) + 1 / (MAX_KILLS if killed else MAX_CRASHES)
-        if deaths > 0.999:
-            why = "were killed again and again: out of memory?" if killed else f"crashed (signal {signal_number})"
-            return [Outcome(job.trial, Status.FAILED, 0, f"the worker processes that trained it {why}")]
-        self._jobs.appendleft(job)
-        message = f"worker {worker.pid} died while training trial {job.trial}; the trial continues in another process"
-        return [Notice("worker lost", message, job.trial)]
+        killed = signal_number in (None, signal.SIGKILL, signal.SIGTERM)  # by somebody, not by what it trained
+        events: list[Event] = []
+        for job in reversed(worker.jobs.values()):
+            self._deaths[job.trial] = deaths = self._deaths.get(job.trial, 0) + 1 / (
+                MAX_KILLS if killed else MAX_CRASHES
+            )
+            if deaths > 0.999:
+                why = "were killed again and again: out of memory?" if killed else f"crashed (signal {signal_number})"
+                words = f"the worker processes that trained it {why}"
+                events.append(Outcome(job.trial, Status.FAILED, 0, words))
+                continue
+            self._jobs.appendleft(job)
+            words = f"worker {worker.pid} died while training trial {job.trial}; the trial continues in another process"
+            events.append(Notice("worker lost", words, job.trial))
+        return events[::-1]
 
     def _signal_of(self, pid: int) -> int | None:
         """The signal by which a process of ours died; None for a guest's, 0 where it ended by itself."""

@@ -17,7 +17,7 @@ from typing import Any
 
 from rheostat.errors import CheckpointError, WorkerError
 from rheostat.execute import wire
-from rheostat.types import Notice, Report
+from rheostat.types import Job, Notice, Outcome, Report
 
 KEY_VARIABLE = "RHEOSTAT_WORKER_KEY"
 
@@ -42,12 +42,20 @@ def join(address: str, key: bytes) -> None:
     def send(report: Report) -> None:
         wire.send(connection, "report", report)
 
+    jobs: dict[int, Job] = {}
     while True:
-        _, job = inbox.get()
+        while not jobs or not inbox.empty():
+            _, job = inbox.get()
+            jobs[job.trial] = job
         try:
-            wire.send(connection, "outcome", runner.run(job, send))
+            events = runner.run(list(jobs.values()), send)
         except CheckpointError as error:
-            wire.send(connection, "notice", Notice("fatal", str(error), job.trial))
+            jobs.clear()
+            events = [Notice("fatal", str(error))]
+        for event in events:
+            if isinstance(event, Outcome):
+                del jobs[event.trial]
+            wire.send(connection, "outcome" if isinstance(event, Outcome) else "notice", event)
 
 
 def _listen(connection: Connection, inbox: queue.SimpleQueue[tuple[str, Any]]) -> None:

@@ -34,27 +34,34 @@ class TensorBatches:
         self.examples = len(data[0])
         self.batch_size = _checked_size(batch_size, self.examples)
         self.seed = seed
-        self._sizes = [self.batch_size] * (self.examples // self.batch_size)
+        self.sizes = [self.batch_size] * (self.examples // self.batch_size)
         rest = self.examples % self.batch_size
         if rest == 1 and last == "keep":
-            self._sizes[-1] += 1
+            self.sizes[-1] += 1
         elif rest and last == "keep":
-            self._sizes.append(rest)
-        self.steps_per_epoch = len(self._sizes)
+            self.sizes.append(rest)
+        self.steps_per_epoch = len(self.sizes)
+
+    def order(self, epoch: int) -> Tensor:
+        """The rows (N,) in the order of this epoch (from 0), on the device of the data."""
+        if self.batch_size == self.examples:
+            order = torch.arange(self.examples)
+        else:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+            order = torch.randperm(self.examples, generator=generator)
+        return order.to(self.data[0].device)
 
     def epoch(self, epoch: int) -> Iterator[Tensors]:
         """The batches of an epoch (from 0), each a tuple of tensors of shape (batch, ...)."""
         if self.batch_size == self.examples:
             yield self.data
             return
-        order = torch.randperm(
-            self.examples, generator=torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
-        ).to(self.data[0].device)
+        order = self.order(epoch)
         row_bytes = sum(t[0].numel() * t.element_size() for t in self.data)
         batches_at_once = max(GATHER_BYTES // max(row_bytes * self.batch_size, 1), 1)
         start = 0
         for first in range(0, self.steps_per_epoch, batches_at_once):
-            sizes = self._sizes[first : first + batches_at_once]
+            sizes = self.sizes[first : first + batches_at_once]
             rows = order[start : start + sum(sizes)]
             start += len(rows)
             yield from zip(*(tensor.index_select(0, rows).split(sizes) for tensor in self.data), strict=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,18 @@ from rheostat.train.batches import make_batches
 from rheostat.train.early_stopping import EarlyStopping, Mode
 from rheostat.train.hooks import ClipGradients, Hook, Hooks, Run, StopOnNaN, WeightAverage
 from rheostat.train.task import Task, evaluate, pick_device
-from rheostat.types import Config, Job, Outcome, Report, Status
+from rheostat.types import Config, Event, Job, Outcome, Report, Status
+
+
+@dataclass
+class _Epoch:
+    """What an epoch has added up so far."""
+
+    first_report: int
+    updates: int = 0
+    total: float = 0.0  # loss, over the examples
+    examples: int = 0
+    began: float = field(default_factory=time.perf_counter)
 
 
 class Training:
@@ -54,6 +66,7 @@ class Training:
         self.run = Run(self.model, self.optimizer, steps, latest_checkpoint=lambda: self.checkpoint)
         self.average = next((h for h in self.hooks if isinstance(h, WeightAverage)), None)
         self.begun = False
+        self._epoch = _Epoch(first_report=0)
 
     @property
     def ended(self) -> bool:
@@ -64,73 +77,82 @@ class Training:
 
         Raises Infeasible when the loss leaves the finite numbers, and whatever the user's code raises.
         """
-        with self._own_randomness():
-            self._started = time.perf_counter() - self.seconds
-            if not self.begun:
-                self.hooks.begin(self.run)
-                self.begun = True
-            first = len(self.reports)
-            train_loss, examples, seconds = self._train_batches()
-            self.run.epoch += 1
-            metrics = {
-                "train_loss": train_loss,
-                "lr": float(self.optimizer.param_groups[0]["lr"]),
-                "grad_norm": self.grad_norm,
-                "examples_per_second": examples / max(seconds, 1e-9),
-            }
-            validation = self._validate()
-            self._report({**validation, **metrics}, epoch_end=True)
-            value = self._value(self.reports[-1].metrics)
-            if not math.isfinite(value):
-                raise Infeasible(f"{self.task.metric} = {value} after epoch {self.run.epoch}")
-            if self.plateau is not None:
-                self.plateau.update(value)
-            if value < self.best_value:
-                self.best_value, self.best_epoch = value, self.run.epoch
-                self.best_weights = self._judged_weights()
-            if self.ended:
-                self.hooks.end(self.run)
-            self.seconds = time.perf_counter() - self._started
-        return self.reports[first:]
-
-    def _train_batches(self) -> tuple[float, int, float]:
-        """One pass over the batches: mean loss, number of examples, seconds."""
-        run, hooks, model, optimizer = self.run, self.hooks, self.model, self.optimizer
-        parameters = list(model.parameters())
-        started, total, examples = time.perf_counter(), 0.0, 0
-        last = self.batches.steps_per_epoch - 1
-        model.train()
-        try:
-            for index, batch in enumerate(self.batches.epoch(run.epoch)):
-                lr = self.rate(run.step) * (self.plateau.scale if self.plateau is not None else 1.0)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                for parameter in parameters:
-                    parameter.grad = None
-                loss = self._backward(batch)
-                if run.step == 0:
-                    self._report({"train_loss": float(loss)}, epoch_end=False)  # the untrained network
-                if index == last:
-                    self.grad_norm = _grad_norm(model)
-                hooks.before_step(run)
-                optimizer.step()
-                run.step += 1
-                run.set_loss(loss)
-                hooks.after_step(run)
-                total += run.loss * len(batch[-1])
-                examples += len(batch[-1])
-                if run.stop_reason is not None:
+        with self.own_randomness():
+            self.begin_epoch()
+            for batch in self.batches.epoch(self.run.epoch):
+                self.set_rate()
+                loss = self.backward(batch)
+                if not self.update(loss, len(batch[-1])):
                     break
-                every = self.task.validate_every_steps
-                if every and run.step % every == 0 and index != last:
-                    self._report(self._validate(), epoch_end=False)
-                    if run.stop_reason is not None:
-                        break
+            return self.end_epoch()
+
+    def begin_epoch(self) -> None:
+        self._started = time.perf_counter() - self.seconds
+        if not self.begun:
+            self.hooks.begin(self.run)
+            self.begun = True
+        self._epoch = _Epoch(first_report=len(self.reports))
+        self.model.train()
+
+    def set_rate(self) -> None:
+        """Give the optimiser the learning rate of the coming update, and no gradients."""
+        lr = self.rate(self.run.step) * (self.plateau.scale if self.plateau is not None else 1.0)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+            for parameter in group["params"]:
+                parameter.grad = None
+
+    def update(self, loss: Tensor | float, examples: int) -> bool:
+        """One update from the gradients of a batch with this mean loss; whether the epoch goes on."""
+        run, epoch = self.run, self._epoch
+        if run.step == 0:
+            self._report({"train_loss": float(loss)}, epoch_end=False)  # the untrained network
+        last = epoch.updates == self.batches.steps_per_epoch - 1
+        if last:
+            self.grad_norm = _grad_norm(self.model)
+        try:
+            self.hooks.before_step(run)
+            self.optimizer.step()
+            run.step += 1
+            epoch.updates += 1
+            run.set_loss(loss)
+            self.hooks.after_step(run)
         except StopIteration:  # a hook has had enough: training ends normally (SessionRunHook)
             run.request_stop("a hook ended the training")
-        return total / max(examples, 1), examples, time.perf_counter() - started
+            return False
+        epoch.total += run.loss * examples
+        epoch.examples += examples
+        every = self.task.validate_every_steps
+        if run.stop_reason is None and every and run.step % every == 0 and not last:
+            self._report(self._validate(), epoch_end=False)
+        return run.stop_reason is None
 
-    def _backward(self, batch: tuple[Tensor, ...]) -> Tensor:
+    def end_epoch(self) -> list[Report]:
+        """Validate; the reports of the epoch."""
+        epoch = self._epoch
+        self.run.epoch += 1
+        metrics = {
+            "train_loss": epoch.total / max(epoch.examples, 1),
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
+            "grad_norm": self.grad_norm,
+            "examples_per_second": epoch.examples / max(time.perf_counter() - epoch.began, 1e-9),
+        }
+        validation = self._validate()
+        self._report({**validation, **metrics}, epoch_end=True)
+        value = self._value(self.reports[-1].metrics)
+        if not math.isfinite(value):
+            raise Infeasible(f"{self.task.metric} = {value} after epoch {self.run.epoch}")
+        if self.plateau is not None:
+            self.plateau.update(value)
+        if value < self.best_value:
+            self.best_value, self.best_epoch = value, self.run.epoch
+            self.best_weights = self._judged_weights()
+        if self.ended:
+            self.hooks.end(self.run)
+        self.seconds = time.perf_counter() - self._started
+        return self.reports[epoch.first_report :]
+
+    def backward(self, batch: tuple[Tensor, ...]) -> Tensor:
         """Gradients of the mean loss over a batch, in `accumulate` parts; the detached loss."""
         if self.device.type != "cpu":
             batch = tuple(part.to(self.device, non_blocking=True) for part in batch)
@@ -182,7 +204,7 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "identity": _identity(self.job),
+            "identity": identity(self.job),
             "optimizer": self.optimizer.state_dict(),
             "plateau": self.plateau.state_dict() if self.plateau is not None else {},
             "hooks": self.hooks.state_dict(),
@@ -218,7 +240,8 @@ class Training:
             self.checkpoint = self.run.step, weights
 
     @contextmanager
-    def _own_randomness(self) -> Iterator[None]:
+    def own_randomness(self) -> Iterator[None]:
+        """Within it, the global generators are this trial's."""
         with randomness.apart():
             randomness.set_state(self.random_state)
             yield
@@ -228,15 +251,22 @@ class Training:
 class TaskRunner:
     """Runs the trials of a task one epoch at a time, with a checkpoint after each."""
 
+    lanes = 1
+
     def __init__(self, task: Task, root: Path) -> None:
         self.task, self.root = task, root
         self._live: Training | None = None
 
-    def run(self, job: Job, send: Send) -> Outcome:
+    def run(self, jobs: Sequence[Job], send: Send) -> list[Event]:
+        return [self._run(jobs[0], send)]
+
+    def _run(self, job: Job, send: Send) -> Outcome:
         folder = checkpoint.trial_folder(self.root, job.trial)
         training = None
         try:
-            training = self._continued(job, folder, send)
+            live = self._live
+            still_there = live is not None and identity(live.job) == identity(job)
+            training = live if live is not None and still_there else take_up(self.task, job, folder, send)
             while training.run.epoch < job.until_epoch and not training.ended:
                 reports = training.train_epoch()
                 training.save(folder)
@@ -246,32 +276,36 @@ class TaskRunner:
             raise
         except Exception as error:
             self._live = None
-            return _failure(job, training, error, send)
+            return failure(job, training, error, send)
         self._live = None if training.ended else training
-        run = training.run
-        if run.stop_reason is not None:
-            return Outcome(job.trial, Status.CONVERGED, run.epoch, run.stop_reason)
-        return Outcome(job.trial, Status.DONE if training.ended else Status.PAUSED, run.epoch)
-
-    def _continued(self, job: Job, folder: Path, send: Send) -> Training:
-        """The trial where it stands: still in memory, from its checkpoint, or new."""
-        live = self._live
-        if live is not None and _identity(live.job) == _identity(job):
-            return live
-        training = Training(self.task, job)
-        stored = checkpoint.latest(folder)
-        if stored is not None and stored[1].get("identity") == _identity(job):
-            training.load(*stored)
-            for report in training.reports:  # some may have been lost with the process that measured them
-                send(report)
-        return training
+        return outcome(job, training)
 
 
-def _identity(job: Job) -> list[Any]:
+def take_up(task: Task, job: Job, folder: Path, send: Send) -> Training:
+    """The trial where it stands: from its checkpoint, or new."""
+    training = Training(task, job)
+    stored = checkpoint.latest(folder)
+    if stored is not None and stored[1].get("identity") == identity(job):
+        training.load(*stored)
+        for report in training.reports:  # some may have been lost with the process that measured them
+            send(report)
+    return training
+
+
+def outcome(job: Job, training: Training) -> Outcome:
+    """How a job ended that trained as far as it should, or no longer wants to."""
+    run = training.run
+    if run.stop_reason is not None:
+        return Outcome(job.trial, Status.CONVERGED, run.epoch, run.stop_reason)
+    return Outcome(job.trial, Status.DONE if training.ended else Status.PAUSED, run.epoch)
+
+
+def identity(job: Job) -> list[Any]:
     return [job.trial, job.config.key(), job.seed, job.max_epochs]
 
 
-def _failure(job: Job, training: Training | None, error: Exception, send: Send) -> Outcome:
+def failure(job: Job, training: Training | None, error: Exception, send: Send) -> Outcome:
+    """How a job ended that raised."""
     epoch = training.run.epoch if training is not None else 0
     for report in training.reports if training is not None else ():
         send(report)  # the loss of the untrained network is known even now
@@ -281,7 +315,7 @@ def _failure(job: Job, training: Training | None, error: Exception, send: Send) 
         step = training.run.step if training is not None else 0
         return Outcome(job.trial, Status.INFEASIBLE, epoch, f"out of memory at step {step}")
     reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    return Outcome(job.trial, Status.FAILED, epoch, reason, traceback.format_exc())
+    return Outcome(job.trial, Status.FAILED, epoch, reason, "".join(traceback.format_exception(error)))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,7 +14,7 @@ from rheostat.errors import CheckpointError, Infeasible, TaskError
 from rheostat.train import checkpoint, randomness
 from rheostat.train.base import Send
 from rheostat.train.loop import is_out_of_memory
-from rheostat.types import UNLIMITED, Job, Outcome, Report, Status
+from rheostat.types import UNLIMITED, Event, Job, Outcome, Report, Status
 
 Objective = Callable[["Trial"], float | None]
 
@@ -172,10 +172,15 @@ class Trial:
 class ObjectiveRunner:
     """Runs the user's objective; a trial that is continued is called again and skips what it has trained."""
 
+    lanes = 1
+
     def __init__(self, objective: Objective, metric: str, direction: str, root: Path) -> None:
         self.objective, self.metric, self.direction, self.root = objective, metric, direction, root
 
-    def run(self, job: Job, send: Send) -> Outcome:
+    def run(self, jobs: Sequence[Job], send: Send) -> list[Event]:
+        return [self._run(jobs[0], send)]
+
+    def _run(self, job: Job, send: Send) -> Outcome:
         folder = checkpoint.trial_folder(self.root, job.trial)
         trial = Trial(job, self.metric, self.direction, folder, send)
         with randomness.apart():

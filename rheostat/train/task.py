@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,6 +49,11 @@ METRICS: Mapping[str, Metric] = {
 }
 
 
+def no_hooks(config: Config) -> Sequence[Hook]:
+    """The hooks of a task that has none of its own."""
+    return ()
+
+
 @dataclass(frozen=True)
 class Task:
     """A model builder with the data to train and judge it on.
@@ -72,7 +77,7 @@ class Task:
     direction: str = ""  # minimize, but for accuracy
     test: Data | None = None
     name: str = "task"
-    hooks: Callable[[Config], Sequence[Hook]] = field(default=lambda config: ())
+    hooks: Callable[[Config], Sequence[Hook]] = no_hooks
     validate_every_steps: int | None = None  # also within an epoch
     device: str = "auto"
 

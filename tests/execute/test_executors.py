@@ -12,17 +12,22 @@ import pytest
 import torch
 
 from rheostat.errors import CheckpointError, WorkerError
-from rheostat.execute.base import Event, Executor
+from rheostat.execute.base import Executor
 from rheostat.execute.inline import Inline
 from rheostat.execute.local import LocalWorkers
 from rheostat.train.base import Send
-from rheostat.types import Config, Job, Notice, Outcome, Report, Status
+from rheostat.types import Config, Event, Job, Notice, Outcome, Report, Status
 
 
 class Counts:
     """Trains nothing: reports each epoch, slowly; does to its process what the configuration says."""
 
-    def run(self, job: Job, send: Send) -> Outcome:
+    lanes = 1
+
+    def run(self, jobs: Sequence[Job], send: Send) -> list[Event]:
+        return [self._run(jobs[0], send)]
+
+    def _run(self, job: Job, send: Send) -> Outcome:
         deed = job.config.get("deed")
         for epoch in range(1, job.until_epoch + 1):
             if deed == "abort":
@@ -149,7 +154,7 @@ def test_workers_end_with_their_coordinator(seen: Sequence[Report]) -> None:
         executor.submit(jobs(2, until=10_000, seconds=0.01))
         for _ in range(100):
             executor.poll(0.1)
-            if executor.busy and all(worker.job for worker in executor._workers) and len(executor._workers) == 2:
+            if executor.busy and all(worker.jobs for worker in executor._workers) and len(executor._workers) == 2:
                 break
         os.write(write, ",".join(str(w.pid) for w in executor._workers).encode())
         os.kill(os.getpid(), signal.SIGKILL)

@@ -53,7 +53,7 @@ def job(until: int, max_epochs: int = 10, **config: Any) -> Job:
 def run(runner: TaskRunner, *jobs: Job) -> tuple[list[Report], Outcome]:
     reports: list[Report] = []
     for each in jobs:
-        outcome = runner.run(each, reports.append)
+        (outcome,) = runner.run([each], reports.append)
     return reports, outcome
 
 
@@ -85,7 +85,7 @@ from tests.train.test_loop import CONFIGS, job, task
 from rheostat.train.loop import TaskRunner
 for number, config in enumerate(CONFIGS):
     reports = []
-    TaskRunner(task(), Path(sys.argv[1]) / str(number)).run(job(int(sys.argv[2]), **config), reports.append)
+    TaskRunner(task(), Path(sys.argv[1]) / str(number)).run([job(int(sys.argv[2]), **config)], reports.append)
     print(json.dumps([[r.epoch, r.step, r.epoch_end, r.metrics] for r in reports]))
 """
 
@@ -149,7 +149,7 @@ def test_a_trial_does_not_depend_on_its_neighbours_or_on_global_random_numbers(t
     other = Job(8, Config(lr=0.1), 9, 3, 10)
     for until in (1, 2, 3):
         mixed += run(runner, job(until))[0]
-        runner.run(other, lambda report: None)
+        runner.run([other], lambda report: None)
     assert repr(measured(mixed)) == repr(measured(alone))
     assert torch.equal(torch.get_rng_state(), before)
 

@@ -25,7 +25,7 @@ def run(
 ) -> tuple[list[Report], Outcome]:
     reports: list[Report] = []
     for each in jobs:  # a fresh runner each time, as in a fresh process
-        outcome = ObjectiveRunner(objective, "val_loss", direction, root).run(each, reports.append)
+        (outcome,) = ObjectiveRunner(objective, "val_loss", direction, root).run([each], reports.append)
     return reports, outcome
 
 

@@ -1,0 +1,301 @@
+"""Many trials as one program: K lanes of one structure share every forward and backward pass.
+
+Only that is shared. Each lane is a `Training` as the plain loop knows it, with its own optimiser, rate, hooks, random
+numbers, reports and checkpoint; its weights are slices of stacked tensors of shape (K, ...). A step gathers a batch
+for each lane from its own order, runs the network of all lanes at once (`torch.vmap` over `functional_call`, with
+autograd outside), hands each lane its slice of the gradients, and lets it make its own update. So whatever the plain
+loop can do between two gradients, a lane does by the same code, and a lane that ends, or fails, is nobody else's
+business.
+
+What vmap cannot run is refused, with the reason; so is what it runs but computes otherwise than the plain loop
+(`spot_check`).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from rheostat.train.batches import TensorBatches
+from rheostat.train.dropout import LaneDropout, install
+from rheostat.train.loop import Training
+from rheostat.train.structure import structure
+from rheostat.train.task import Loss, Task, no_hooks, pick_device
+from rheostat.types import Report
+
+SPOT_CHECK_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+
+
+class LanesError(Exception):
+    """These trials cannot be trained as lanes; the words say why, and what to do."""
+
+
+def refusal(task: Task) -> str:
+    """Why no trial of this task can be a lane; empty where nothing speaks against it."""
+    if not isinstance(task.train, tuple):
+        return "the training data come from a DataLoader; give tensors"
+    if task.hooks is not no_hooks:
+        return "the task has hooks of its own, which may draw random numbers within a step"
+    if (device := pick_device(task.device)).type != "cpu":
+        return f"lanes train on the CPU so far, not on {device}"
+    if task.validate_every_steps:
+        return "the task is validated within an epoch (validate_every_steps)"
+    return ""
+
+
+def lane_key(training: Training) -> str:
+    """Equal for trials that may be lanes of one program."""
+    batches = training.batches
+    assert isinstance(batches, TensorBatches)
+    trainer = (batches.batch_size, training.accumulate, training.config.get("label_smoothing", 0.0))
+    return f"{trainer} {structure(training.model)}"
+
+
+class Lanes:
+    """K trainings of one structure (equal `lane_key`).
+
+    Until `release`, the weights of each are slices of shared storage.
+    """
+
+    def __init__(self, trainings: Sequence[Training]) -> None:
+        self.trainings = list(trainings)
+        first = self.trainings[0]
+        self.loss_function: Loss = first.loss_function
+        self.template = copy.deepcopy(first.model)
+        self.generators = [torch.Generator(first.device) for _ in self.trainings]
+        self.dropouts: list[LaneDropout] = install(
+            self.template, [training.model for training in self.trainings], self.generators
+        )
+        models = [training.model for training in self.trainings]
+        self.parameters = {  # name -> (K, ...)
+            name: _stacked([dict(m.named_parameters())[name] for m in models], parameter.requires_grad)
+            for name, parameter in first.model.named_parameters()
+        }
+        self.buffers = {  # name -> (K, ...)
+            name: _stacked([dict(m.named_buffers())[name] for m in models], requires_grad=False)
+            for name, _ in first.model.named_buffers()
+        }
+        self.trained = [name for name, stacked in self.parameters.items() if stacked.requires_grad]
+        self.lane_parameters = [[dict(m.named_parameters())[name] for name in self.trained] for m in models]
+        for stacked, tensors in self._slots():
+            for tensor, lane in zip(tensors, stacked.detach(), strict=True):
+                tensor.data = lane
+
+    def _slots(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
+        """Each stacked tensor, with the tensors of the lanes that are its slices."""
+        parameters = [dict(training.model.named_parameters()) for training in self.trainings]
+        buffers = [dict(training.model.named_buffers()) for training in self.trainings]
+        for stacked, lanes in ((self.parameters, parameters), (self.buffers, buffers)):
+            for name, tensor in stacked.items():
+                yield tensor, [lane[name] for lane in lanes]
+
+    def release(self) -> None:
+        """Give each lane its own storage back."""
+        for _, tensors in self._slots():
+            for tensor in tensors:
+                tensor.data = tensor.data.clone()
+
+    def train_epoch(self) -> list[list[Report] | Exception]:
+        """An epoch of every lane: its reports, or what it raised, in the order of the lanes.
+
+        An exception that concerns them all (out of memory) leaves them in the middle of it, of no further use.
+        """
+        results: list[list[Report] | Exception | None] = [None] * len(self.trainings)
+        for training, generator in zip(self.trainings, self.generators, strict=True):
+            generator.set_state(_torch_state(training))
+            with training.own_randomness():
+                training.begin_epoch()
+        self.template.train()
+        for batch in self._batches():
+            losses, gradients = self.backward(batch)
+            for lane, training in enumerate(self.trainings):
+                if results[lane] is None:
+                    results[lane] = self._advance(lane, training, losses[lane], gradients, len(batch[-1][lane]))
+            if all(result is not None for result in results):
+                break
+        for lane, training in enumerate(self.trainings):
+            if results[lane] is None:
+                self._keep_state(lane)
+                results[lane] = _guarded(training, training.end_epoch)
+        return [result for result in results if result is not None]
+
+    def _advance(
+        self, lane: int, training: Training, loss: float, gradients: list[tuple[Tensor, ...] | None], examples: int
+    ) -> list[Report] | Exception | None:
+        """The update of a lane; its result where the epoch is over for it."""
+        training.set_rate()
+        for parameter, slices in zip(self.lane_parameters[lane], gradients, strict=True):
+            parameter.grad = slices[lane] if slices is not None else None
+        try:
+            if training.update(loss, examples):
+                return None
+        except Exception as error:  # of a hook or metric of the user; it concerns this lane alone
+            return error
+        self._part(lane)
+        self._keep_state(lane)
+        return _guarded(training, training.end_epoch)
+
+    def _part(self, lane: int) -> None:
+        """Give a lane that ends within the epoch storage of its own: the others' steps still write to its slice."""
+        for _, tensors in self._slots():
+            tensors[lane].data = tensors[lane].data.clone()
+
+    def _keep_state(self, lane: int) -> None:
+        training = self.trainings[lane]
+        training.random_state = {**training.random_state, "torch": self.generators[lane].get_state()}
+
+    def backward(self, batch: tuple[Tensor, ...]) -> tuple[list[float], list[tuple[Tensor, ...] | None]]:
+        """For (K, B, ...) inputs and targets: K mean losses, and for each trained parameter K gradients or None."""
+        parts = self.trainings[0].accumulate
+        chunks = [batch] if parts == 1 else list(zip(*(part.chunk(parts, 1) for part in batch), strict=True))
+        total: Tensor | None = None
+        sums: list[Tensor | None] = [None] * len(self.trained)
+        for chunk in chunks:
+            losses = self._forward(chunk)  # (K,)
+            if parts > 1:
+                losses = losses * (chunk[-1].shape[1] / batch[-1].shape[1])
+            gradients = torch.autograd.grad(
+                losses.sum(), [self.parameters[name] for name in self.trained], allow_unused=True
+            )
+            sums = [g if s is None else s if g is None else s + g for s, g in zip(sums, gradients, strict=True)]
+            total = losses.detach() if total is None else total + losses.detach()
+        assert total is not None
+        return total.tolist(), [None if g is None else g.contiguous().unbind(0) for g in sums]  # as fused updates need
+
+    def _forward(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """The losses (K,) of a batch (K, B, ...) each."""
+
+        def loss(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], *batch: Tensor) -> Tensor:
+            *inputs, target = batch
+            output = functional_call(self.template, (dict(parameters), dict(buffers)), tuple(inputs))
+            return self.loss_function(output, target)
+
+        return torch.vmap(loss)(self.parameters, self.buffers, *batch)
+
+    def _batches(self) -> Iterator[tuple[Tensor, ...]]:
+        """The batches of an epoch, each tensor (K, B, ...): every lane in its own order."""
+        batches = [training.batches for training in self.trainings]
+        tensors = [b for b in batches if isinstance(b, TensorBatches)]
+        orders = torch.stack([b.order(t.run.epoch) for b, t in zip(tensors, self.trainings, strict=True)])  # (K, N)
+        sizes = tensors[0].sizes
+        for rows in orders[:, : sum(sizes)].split(sizes, dim=1):
+            flat = rows.reshape(-1)
+            yield tuple(part.index_select(0, flat).view(*rows.shape, *part.shape[1:]) for part in tensors[0].data)
+
+    def spot_check(self) -> None:
+        """Compare one step of every lane with the plain loop; leaves everything as it was.
+
+        Raises LanesError where vmap cannot run the network, or comes to another loss or gradient.
+        """
+        buffers = {name: stacked.clone() for name, stacked in self.buffers.items()}
+        for training, generator in zip(self.trainings, self.generators, strict=True):
+            generator.set_state(_torch_state(training))
+        self.template.train()
+        try:
+            batch = next(self._batches())
+            losses, gradients = self.backward(batch)
+        except Exception as cause:  # whatever vmap has to say about the user's code
+            raise LanesError(_explained(cause)) from cause
+        finally:
+            after = {name: stacked.clone() for name, stacked in self.buffers.items()}
+            for name, stacked in self.buffers.items():
+                stacked.copy_(buffers[name])
+        for lane, training in enumerate(self.trainings):
+            own = [losses[lane], *(None if g is None else g[lane] for g in gradients)]
+            own += [after[name][lane] for name in self.buffers]
+            expected = _plain_step(training, tuple(part[lane] for part in batch), self.trained, list(self.buffers))
+            difference = _difference(own, expected)
+            allowed = SPOT_CHECK_TOLERANCE.get(next(iter(self.parameters.values())).dtype, 1e-3)
+            if not difference <= allowed:
+                raise LanesError(
+                    f"a step of trial {training.job.trial} as a lane differs from the plain loop by {difference:.2g} "
+                    "(relative): does the network draw random numbers, or keep tensors that are not registered as "
+                    "buffers?"
+                )
+
+
+def _stacked(tensors: Sequence[Tensor], requires_grad: bool) -> Tensor:
+    return torch.stack([tensor.detach() for tensor in tensors]).requires_grad_(requires_grad)
+
+
+def _torch_state(training: Training) -> Tensor:
+    state: Tensor = training.random_state["torch"]
+    return state
+
+
+def _guarded(training: Training, end_epoch: Callable[[], list[Report]]) -> list[Report] | Exception:
+    try:
+        with training.own_randomness():
+            return end_epoch()
+    except Exception as error:  # of a metric or hook of the user; it concerns this lane alone
+        return error
+
+
+def _plain_step(
+    training: Training, batch: tuple[Tensor, ...], trained: Sequence[str], buffers: Sequence[str]
+) -> list[float | Tensor | None]:
+    """Loss, gradients and then buffers of the plain loop, on a copy of the network."""
+    model, plain = training.model, copy.deepcopy(training.model)
+    state = training.random_state
+    training.model = plain.train()
+    try:
+        with training.own_randomness():
+            loss = float(training.backward(batch))
+    finally:
+        training.model, training.random_state = model, state
+    parameters = dict(plain.named_parameters())
+    kept = dict(plain.named_buffers())
+    return [loss, *(parameters[name].grad for name in trained), *(kept[name] for name in buffers)]
+
+
+def _difference(values: Sequence[Any], expected: Sequence[Any]) -> float:
+    """The largest difference, relative to the largest expected value of each tensor; infinite for other gaps.
+
+    Gradients that are zero but for rounding (of a bias before BatchNorm) are seen in proportion to the largest of all.
+    """
+    largest = 0.0
+    sizes = [float(torch.as_tensor(v).abs().max()) for v in expected if v is not None and torch.as_tensor(v).numel()]
+    floor = 1e-2 * max((size for size in sizes if math.isfinite(size)), default=0.0) + 1e-30
+    for value, right in zip(values, expected, strict=True):
+        if value is None or right is None:
+            if value is not right:
+                return float("inf")
+            continue
+        value, right = torch.as_tensor(value, dtype=torch.float64), torch.as_tensor(right, dtype=torch.float64)
+        if bool(torch.isfinite(right).all()):
+            scale = max(float(right.abs().max()) if right.numel() else 0.0, floor)
+            largest = max(largest, float((value - right).abs().max()) / scale if right.numel() else 0.0)
+        elif not torch.equal(torch.isfinite(value), torch.isfinite(right)):
+            return float("inf")
+    return largest
+
+
+def _explained(cause: Exception) -> str:
+    """What vmap refused, in a line, with the way round where there is one."""
+    text = str(cause)
+    for words, advice in ADVICE.items():
+        if words in text:
+            return advice
+    return f"{type(cause).__name__}: {text.splitlines()[0] if text else ''}"
+
+
+RECURRENT = "nn.RNN, nn.GRU, nn.LSTM and nn.LSTMCell cannot be lanes; a loop over cells of nn.GRUCell can"
+ADVICE = {
+    "aten::rnn": RECURRENT,
+    "aten::gru": RECURRENT,
+    "aten::lstm": RECURRENT,
+    ".item()": "the network or loss calls .item() or branches on a tensor; use torch.where, or leave it to the loop",
+    "data-dependent control flow": "the network branches on the values of a tensor; use torch.where instead of `if`",
+    "dynamic shape": "an operation makes a tensor whose size depends on values (a boolean mask, nonzero); use "
+    "torch.where or multiply by the mask",
+    "randomness": "the network draws random numbers other than by nn.Dropout; use nn.Dropout",
+    "in-place": "an operation writes into a tensor that all lanes share; make a new tensor instead",
+    "setup_context": "a custom autograd Function has no vmap rule; give it setup_context and generate_vmap_rule = True",
+    "hooks": "module or tensor hooks on the backward pass cannot be shared by lanes; remove them",
+}
