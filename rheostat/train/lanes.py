@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -109,7 +110,7 @@ class Lanes:
         results: list[list[Report] | Exception | None] = [None] * len(self.trainings)
         for training, generator in zip(self.trainings, self.generators, strict=True):
             generator.set_state(_torch_state(training))
-            with training.own_randomness():
+            with nullcontext() if training.begun else training.own_randomness():  # hooks may draw when they begin
                 training.begin_epoch()
         self.template.train()
         for batch in self._batches():

@@ -95,12 +95,10 @@ class Training:
         self.model.train()
 
     def set_rate(self) -> None:
-        """Give the optimiser the learning rate of the coming update, and no gradients."""
+        """Give the optimiser the learning rate of the coming update."""
         lr = self.rate(self.run.step) * (self.plateau.scale if self.plateau is not None else 1.0)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-            for parameter in group["params"]:
-                parameter.grad = None
 
     def update(self, loss: Tensor | float, examples: int) -> bool:
         """One update from the gradients of a batch with this mean loss; whether the epoch goes on."""
@@ -154,6 +152,9 @@ class Training:
 
     def backward(self, batch: tuple[Tensor, ...]) -> Tensor:
         """Gradients of the mean loss over a batch, in `accumulate` parts; the detached loss."""
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
         if self.device.type != "cpu":
             batch = tuple(part.to(self.device, non_blocking=True) for part in batch)
         if self.accumulate == 1:
