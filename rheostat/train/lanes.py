@@ -73,32 +73,29 @@ class Lanes:
         self.dropouts: list[LaneDropout] = install(
             self.template, [training.model for training in self.trainings], self.generators
         )
-        models = [training.model for training in self.trainings]
-        self.parameters = {  # name -> (K, ...)
-            name: _stacked([dict(m.named_parameters())[name] for m in models], parameter.requires_grad)
-            for name, parameter in first.model.named_parameters()
-        }
-        self.buffers = {  # name -> (K, ...)
-            name: _stacked([dict(m.named_buffers())[name] for m in models], requires_grad=False)
-            for name, _ in first.model.named_buffers()
-        }
-        self.trained = [name for name, stacked in self.parameters.items() if stacked.requires_grad]
-        self.lane_parameters = [[dict(m.named_parameters())[name] for name in self.trained] for m in models]
-        for stacked, tensors in self._slots():
-            for tensor, lane in zip(tensors, stacked.detach(), strict=True):
-                tensor.data = lane
-
-    def _slots(self) -> Iterator[tuple[Tensor, list[Tensor]]]:
-        """Each stacked tensor, with the tensors of the lanes that are its slices."""
         parameters = [dict(training.model.named_parameters()) for training in self.trainings]
         buffers = [dict(training.model.named_buffers()) for training in self.trainings]
-        for stacked, lanes in ((self.parameters, parameters), (self.buffers, buffers)):
-            for name, tensor in stacked.items():
-                yield tensor, [lane[name] for lane in lanes]
+        self.parameters = {  # name -> (K, ...)
+            name: _stacked([lane[name] for lane in parameters], parameter.requires_grad)
+            for name, parameter in parameters[0].items()
+        }
+        self.buffers = {  # name -> (K, ...)
+            name: _stacked([lane[name] for lane in buffers], requires_grad=False) for name in buffers[0]
+        }
+        self.trained = [name for name, stacked in self.parameters.items() if stacked.requires_grad]
+        self.lane_parameters = [[lane[name] for name in self.trained] for lane in parameters]
+        self._slots = [  # each stacked tensor, with the tensors of the lanes that are its slices
+            (tensor, [lane[name] for lane in lanes])
+            for stacked, lanes in ((self.parameters, parameters), (self.buffers, buffers))
+            for name, tensor in stacked.items()
+        ]
+        for stacked_tensor, tensors in self._slots:
+            for tensor, slice_ in zip(tensors, stacked_tensor.detach(), strict=True):
+                tensor.data = slice_
 
     def release(self) -> None:
         """Give each lane its own storage back."""
-        for _, tensors in self._slots():
+        for _, tensors in self._slots:
             for tensor in tensors:
                 tensor.data = tensor.data.clone()
 
@@ -144,7 +141,7 @@ class Lanes:
 
     def _part(self, lane: int) -> None:
         """Give a lane that ends within the epoch storage of its own: the others' steps still write to its slice."""
-        for _, tensors in self._slots():
+        for _, tensors in self._slots:
             tensors[lane].data = tensors[lane].data.clone()
 
     def _keep_state(self, lane: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,15 @@ from rheostat.train.task import Task
 from rheostat.types import Config, Event, Job, Notice, Outcome, Report, Status
 
 N, EPOCHS = 96, 10
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small kernels in two threads wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def blobs(n: int = N, features: int = 6, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
