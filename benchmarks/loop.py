@@ -69,8 +69,10 @@ def typical(train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor]) -> 
     return epoch
 
 
-def tight(train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor]) -> Epoch:
-    model = network()
+def tight(
+    train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor], model: nn.Module | None = None, batch: int = BATCH
+) -> Epoch:
+    model = model or network()
     optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=True)
     x, y = train
 
@@ -79,8 +81,8 @@ def tight(train: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor]) -> Ep
         model.train()
         total = torch.zeros(())
         order = torch.randperm(len(x))
-        for first in range(0, len(x), BATCH):
-            index = order[first : first + BATCH]
+        for first in range(0, len(x), batch):
+            index = order[first : first + batch]
             loss = F.cross_entropy(model(x[index]), y[index])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

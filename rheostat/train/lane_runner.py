@@ -39,14 +39,15 @@ class LaneRunner:
         events: list[Event] = []
         if self._refusal:
             self._tell(self._refusal, events)
+            jobs = jobs[:1]  # the others need not be in memory
         begun = [job for job in jobs if self._begin(job, send, events)]
         if begun:
             key = self._live[begun[0].trial][2]
-            group = [job for job in begun if self._live[job.trial][2] == key][: self._at_once]
             if self._refusal or key in self._plain:
                 self._train_plain(begun[0], send, events)
             else:
-                self._train_lanes(key, group, send, events)
+                group = [job for job in begun if self._live[job.trial][2] == key]
+                self._train_lanes(key, group[: self._at_once], send, events)
         return events
 
     def _begin(self, job: Job, send: Send, events: list[Event]) -> bool:

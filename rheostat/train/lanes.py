@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -119,8 +119,7 @@ class Lanes:
                 break
         for lane, training in enumerate(self.trainings):
             if results[lane] is None:
-                self._keep_state(lane)
-                results[lane] = _guarded(training, training.end_epoch)
+                results[lane] = self._end(lane, training)
         return [result for result in results if result is not None]
 
     def _advance(
@@ -135,18 +134,18 @@ class Lanes:
                 return None
         except Exception as error:  # of a hook or metric of the user; it concerns this lane alone
             return error
-        self._part(lane)
-        self._keep_state(lane)
-        return _guarded(training, training.end_epoch)
-
-    def _part(self, lane: int) -> None:
-        """Give a lane that ends within the epoch storage of its own: the others' steps still write to its slice."""
-        for _, tensors in self._slots:
+        for _, tensors in self._slots:  # the others' steps still write to its slice
             tensors[lane].data = tensors[lane].data.clone()
+        return self._end(lane, training)
 
-    def _keep_state(self, lane: int) -> None:
-        training = self.trainings[lane]
+    def _end(self, lane: int, training: Training) -> list[Report] | Exception:
+        """The end of an epoch as the plain loop does it, with the random numbers where the lane left them."""
         training.random_state = {**training.random_state, "torch": self.generators[lane].get_state()}
+        try:
+            with training.own_randomness():
+                return training.end_epoch()
+        except Exception as error:  # of a metric or hook of the user; it concerns this lane alone
+            return error
 
     def backward(self, batch: tuple[Tensor, ...]) -> tuple[list[float], list[tuple[Tensor, ...] | None]]:
         """For (K, B, ...) inputs and targets: K mean losses, and for each trained parameter K gradients or None."""
@@ -225,14 +224,6 @@ def _stacked(tensors: Sequence[Tensor], requires_grad: bool) -> Tensor:
 def _torch_state(training: Training) -> Tensor:
     state: Tensor = training.random_state["torch"]
     return state
-
-
-def _guarded(training: Training, end_epoch: Callable[[], list[Report]]) -> list[Report] | Exception:
-    try:
-        with training.own_randomness():
-            return end_epoch()
-    except Exception as error:  # of a metric or hook of the user; it concerns this lane alone
-        return error
 
 
 def _plain_step(
