@@ -6,74 +6,75 @@ one, so a trial drops the same units in a lane as in the plain loop, bit for bit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One mask of a step: by which layer, and its shape and dtype in a lane."""
+
+    layer: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass
+class Masks:
+    """Where the dropout layers of a network under vmap find their masks.
+
+    While `given` is None they only note, in the order of their calls, what they would have drawn.
+    """
+
+    given: Iterator[Tensor] | None = None
+    draws: list[Draw] = field(default_factory=list)
+    active: frozenset[str] = frozenset()  # layers that drop anything in any lane
+
+    def apply(self, layer: str, x: Tensor) -> Tensor:
+        if layer not in self.active:
+            return x
+        if self.given is None:
+            self.draws.append(Draw(layer, tuple(x.shape), x.dtype))
+            return x
+        return x * next(self.given)
 
 
 class LaneDropout(nn.Module):
-    """Takes the place of an `nn.Dropout` in a network under vmap; `rates` and `generators` are those of the lanes."""
+    """Takes the place of an `nn.Dropout` in a network under vmap."""
 
-    def __init__(self, rates: Sequence[float], generators: Sequence[torch.Generator]) -> None:
+    def __init__(self, layer: str, masks: Masks) -> None:
         super().__init__()
-        self.rates, self.generators = list(rates), list(generators)
+        self.layer, self.masks = layer, masks
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or not any(self.rates):
-            return x
-        return _Drop.apply(x, self)  # type: ignore[no-any-return, no-untyped-call]
-
-    def masks(self, like: Tensor) -> Tensor:
-        """(K, ...) zeros, and 1 / (1 - rate) where a unit is kept."""
-        masks = torch.empty_like(like, memory_format=torch.contiguous_format, requires_grad=False)
-        for mask, rate, generator in zip(masks, self.rates, self.generators, strict=True):
-            if rate == 0:
-                mask.fill_(1)
-            elif rate == 1:
-                mask.zero_()
-            else:
-                mask.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
-        return masks
+        return self.masks.apply(self.layer, x) if self.training else x
 
 
-class _Drop(Function):
-    """Multiplies by the masks; exists for its vmap rule, which sees all lanes at once."""
-
-    @staticmethod
-    def forward(x: Tensor, dropout: LaneDropout) -> Tensor:
-        raise RuntimeError("LaneDropout works under vmap only")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, x: Tensor, dropout: LaneDropout) -> tuple[Tensor, int]:
-        dim = in_dims[0]
-        same = dim is None  # the same values in all lanes, but not the same masks
-        lanes = x.expand(info.batch_size, *x.shape) if same else x.movedim(dim, 0)
-        with torch.no_grad():
-            masks = dropout.masks(lanes.detach())
-        return lanes * masks, 0
-
-
-def install(
-    template: nn.Module, models: Sequence[nn.Module], generators: Sequence[torch.Generator]
-) -> list[LaneDropout]:
-    """Put a LaneDropout in the place of every `nn.Dropout` of `template`, which is a copy of one of the models."""
-    installed = []
-    for name, module in list(template.named_modules(remove_duplicate=False)):
+def install(network: nn.Module, masks: Masks) -> None:
+    """Put a LaneDropout in the place of every `nn.Dropout`."""
+    for name, module in list(network.named_modules(remove_duplicate=False)):
         if type(module) is nn.Dropout and name:
-            rates = [_rate(model.get_submodule(name)) for model in models]
             parent, _, child = name.rpartition(".")
-            dropout = LaneDropout(rates, generators)
-            setattr(template.get_submodule(parent), child, dropout)
-            installed.append(dropout)
-    return installed
+            setattr(network.get_submodule(parent), child, LaneDropout(name, masks))
 
 
-def _rate(module: nn.Module) -> float:
-    assert isinstance(module, nn.Dropout)
-    return module.p
+def rates(model: nn.Module) -> dict[str, float]:
+    """The rate of each `nn.Dropout`, by the name of the layer."""
+    found = model.named_modules(remove_duplicate=False)
+    return {name: module.p for name, module in found if type(module) is nn.Dropout and name}
+
+
+def draw_masks(draw: Draw, lanes: Sequence[float], generators: Sequence[torch.Generator]) -> Tensor:
+    """(K, ...) zeros, and 1 / (1 - rate) where a unit is kept; `lanes` are the rates of the layer."""
+    masks = torch.empty(len(lanes), *draw.shape, dtype=draw.dtype)
+    for mask, rate, generator in zip(masks, lanes, generators, strict=True):
+        if rate == 0:
+            mask.fill_(1)
+        elif rate == 1:
+            mask.zero_()
+        else:
+            mask.bernoulli_(1 - rate, generator=generator).div_(1 - rate)
+    return masks

@@ -10,6 +10,7 @@ from rheostat.train import checkpoint
 from rheostat.train.base import Send
 from rheostat.train.lanes import Lanes, LanesError, lane_key, refusal
 from rheostat.train.loop import Training, failure, is_out_of_memory, outcome, take_up
+from rheostat.train.program import Program
 from rheostat.train.task import Task
 from rheostat.types import Event, Job, Notice, Outcome, Report
 
@@ -30,7 +31,7 @@ class LaneRunner:
         self._at_once = lanes
         self._live: dict[int, tuple[Job, Training, str]] = {}  # by trial; the text is its lane_key
         self._together: Lanes | None = None
-        self._checked: set[str] = set()  # keys of programs that were compared with the plain loop
+        self._programs: dict[str, Program] = {}  # by key; each was compared with the plain loop
         self._plain: set[str] = set()  # keys of programs that lanes refused
         self._told: set[str] = set()
         self._refusal = refusal(task)
@@ -82,10 +83,10 @@ class LaneRunner:
         try:
             if self._together is None or self._together.trainings != trainings:
                 self._release()
-                self._together = Lanes(trainings)
-            if key not in self._checked:
+                self._together = Lanes(trainings, self._programs.get(key))
+            if key not in self._programs:
                 self._together.spot_check()
-                self._checked.add(key)
+                self._programs[key] = self._together.program
         except Exception as why:  # a network may refuse to be copied, and more
             self._plain.add(key)
             self._tell(str(why) if isinstance(why, LanesError) else f"{type(why).__name__}: {why}", events)

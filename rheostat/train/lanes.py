@@ -15,19 +15,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from rheostat.train.batches import TensorBatches
-from rheostat.train.dropout import LaneDropout, install
+from rheostat.train.dropout import draw_masks, rates
 from rheostat.train.loop import Training
+from rheostat.train.program import Program
 from rheostat.train.structure import structure
-from rheostat.train.task import Loss, Task, no_hooks, pick_device
+from rheostat.train.task import Task, no_hooks, pick_device
 from rheostat.types import Report
 
 SPOT_CHECK_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
@@ -64,33 +64,24 @@ class Lanes:
     Until `release`, the weights of each are slices of shared storage.
     """
 
-    def __init__(self, trainings: Sequence[Training]) -> None:
+    def __init__(self, trainings: Sequence[Training], program: Program | None = None) -> None:
         self.trainings = list(trainings)
         first = self.trainings[0]
-        self.loss_function: Loss = first.loss_function
-        self.template = copy.deepcopy(first.model)
+        self.program = program or Program(first.model, first.loss_function)
         self.generators = [torch.Generator(first.device) for _ in self.trainings]
-        self.dropouts: list[LaneDropout] = install(
-            self.template, [training.model for training in self.trainings], self.generators
-        )
+        by_lane = [rates(training.model) for training in self.trainings]
+        self.rates = {layer: [lane[layer] for lane in by_lane] for layer in by_lane[0]}
+        self.dropping = frozenset(layer for layer, lanes in self.rates.items() if any(lanes))
         parameters = [dict(training.model.named_parameters()) for training in self.trainings]
-        buffers = [dict(training.model.named_buffers()) for training in self.trainings]
-        self.parameters = {  # name -> (K, ...)
-            name: _stacked([lane[name] for lane in parameters], parameter.requires_grad)
-            for name, parameter in parameters[0].items()
-        }
-        self.buffers = {  # name -> (K, ...)
-            name: _stacked([lane[name] for lane in buffers], requires_grad=False) for name in buffers[0]
-        }
-        self.trained = [name for name, stacked in self.parameters.items() if stacked.requires_grad]
-        self.lane_parameters = [[lane[name] for name in self.trained] for lane in parameters]
-        self._slots = [  # each stacked tensor, with the tensors of the lanes that are its slices
-            (tensor, [lane[name] for lane in lanes])
-            for stacked, lanes in ((self.parameters, parameters), (self.buffers, buffers))
-            for name, tensor in stacked.items()
+        lanes = [
+            lane | dict(training.model.named_buffers())
+            for lane, training in zip(parameters, self.trainings, strict=True)
         ]
-        for stacked_tensor, tensors in self._slots:
-            for tensor, slice_ in zip(tensors, stacked_tensor.detach(), strict=True):
+        self.tensors = {name: torch.stack([lane[name].detach() for lane in lanes]) for name in lanes[0]}  # (K, ...)
+        self.lane_parameters = [[lane[name] for name in self.program.trained] for lane in parameters]
+        self._slots = [(stacked, [lane[name] for lane in lanes]) for name, stacked in self.tensors.items()]
+        for stacked, tensors in self._slots:
+            for tensor, slice_ in zip(tensors, stacked, strict=True):
                 tensor.data = slice_
 
     def release(self) -> None:
@@ -109,7 +100,6 @@ class Lanes:
             generator.set_state(_torch_state(training))
             with nullcontext() if training.begun else training.own_randomness():  # hooks may draw when they begin
                 training.begin_epoch()
-        self.template.train()
         for batch in self._batches():
             losses, gradients = self.backward(batch)
             for lane, training in enumerate(self.trainings):
@@ -150,30 +140,24 @@ class Lanes:
     def backward(self, batch: tuple[Tensor, ...]) -> tuple[list[float], list[tuple[Tensor, ...] | None]]:
         """For (K, B, ...) inputs and targets: K mean losses, and for each trained parameter K gradients or None."""
         parts = self.trainings[0].accumulate
-        chunks = [batch] if parts == 1 else list(zip(*(part.chunk(parts, 1) for part in batch), strict=True))
-        total: Tensor | None = None
-        sums: list[Tensor | None] = [None] * len(self.trained)
-        for chunk in chunks:
-            losses = self._forward(chunk)  # (K,)
-            if parts > 1:
-                losses = losses * (chunk[-1].shape[1] / batch[-1].shape[1])
-            gradients = torch.autograd.grad(
-                losses.sum(), [self.parameters[name] for name in self.trained], allow_unused=True
-            )
-            sums = [g if s is None else s if g is None else s + g for s, g in zip(sums, gradients, strict=True)]
-            total = losses.detach() if total is None else total + losses.detach()
-        assert total is not None
-        return total.tolist(), [None if g is None else g.contiguous().unbind(0) for g in sums]  # as fused updates need
+        if parts == 1:
+            losses, gradients = self._step(batch)
+        else:
+            losses, gradients = torch.zeros(()), []
+            for chunk in zip(*(part.chunk(parts, 1) for part in batch), strict=True):
+                share = chunk[-1].shape[1] / batch[-1].shape[1]
+                more, summands = self._step(chunk)
+                losses = losses + share * more
+                summands = [None if g is None else share * g for g in summands]
+                pairs = zip(gradients, summands, strict=True)
+                gradients = [_sum(one, other) for one, other in pairs] if gradients else summands
+        return losses.tolist(), [None if g is None else g.unbind(0) for g in gradients]
 
-    def _forward(self, batch: tuple[Tensor, ...]) -> Tensor:
-        """The losses (K,) of a batch (K, B, ...) each."""
-
-        def loss(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], *batch: Tensor) -> Tensor:
-            *inputs, target = batch
-            output = functional_call(self.template, (dict(parameters), dict(buffers)), tuple(inputs))
-            return self.loss_function(output, target)
-
-        return torch.vmap(loss)(self.parameters, self.buffers, *batch)
+    def _step(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor | None]]:
+        tensors = list(self.tensors.values())
+        step = self.program.step(tensors, batch, self.dropping)
+        masks = [draw_masks(draw, self.rates[draw.layer], self.generators) for draw in step.draws]
+        return step(tensors, masks, batch)
 
     def _batches(self) -> Iterator[tuple[Tensor, ...]]:
         """The batches of an epoch, each tensor (K, B, ...): every lane in its own order."""
@@ -190,25 +174,28 @@ class Lanes:
 
         Raises LanesError where vmap cannot run the network, or comes to another loss or gradient.
         """
-        buffers = {name: stacked.clone() for name, stacked in self.buffers.items()}
+        names, network = self.program.buffers, self.program.network
+        buffers = {name: self.tensors[name].clone() for name in names}
         for training, generator in zip(self.trainings, self.generators, strict=True):
             generator.set_state(_torch_state(training))
-        self.template.train()
+        before = structure(network)
         try:
             batch = next(self._batches())
             losses, gradients = self.backward(batch)
         except Exception as cause:  # whatever vmap has to say about the user's code
             raise LanesError(_explained(cause)) from cause
         finally:
-            after = {name: stacked.clone() for name, stacked in self.buffers.items()}
-            for name, stacked in self.buffers.items():
-                stacked.copy_(buffers[name])
+            after = {name: self.tensors[name].clone() for name in names}
+            for name in names:
+                self.tensors[name].copy_(buffers[name])
+        if structure(network) != before:
+            raise LanesError("the network changes its own attributes while it runs; register tensors as buffers")
         for lane, training in enumerate(self.trainings):
             own = [losses[lane], *(None if g is None else g[lane] for g in gradients)]
-            own += [after[name][lane] for name in self.buffers]
-            expected = _plain_step(training, tuple(part[lane] for part in batch), self.trained, list(self.buffers))
+            own += [after[name][lane] for name in names]
+            expected = _plain_step(training, tuple(part[lane] for part in batch), self.program.trained, names)
             difference = _difference(own, expected)
-            allowed = SPOT_CHECK_TOLERANCE.get(next(iter(self.parameters.values())).dtype, 1e-3)
+            allowed = SPOT_CHECK_TOLERANCE.get(self.lane_parameters[lane][0].dtype, 1e-3)
             if not difference <= allowed:
                 raise LanesError(
                     f"a step of trial {training.job.trial} as a lane differs from the plain loop by {difference:.2g} "
@@ -217,8 +204,8 @@ class Lanes:
                 )
 
 
-def _stacked(tensors: Sequence[Tensor], requires_grad: bool) -> Tensor:
-    return torch.stack([tensor.detach() for tensor in tensors]).requires_grad_(requires_grad)
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other
 
 
 def _torch_state(training: Training) -> Tensor:

@@ -13,6 +13,8 @@ import cloudpickle
 import torch
 from torch import Tensor, nn
 
+from rheostat.train.dropout import LaneDropout
+
 # Of nn.Module itself: bookkeeping, tensors and children that are compared on their own, and the mode.
 OWN = frozenset(vars(nn.Module())) - {"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"}
 
@@ -35,7 +37,7 @@ def structure(model: nn.Module) -> str:
     for name, module in model.named_modules(remove_duplicate=False):
         first.setdefault(id(module), name)
     for name, module in model.named_modules(remove_duplicate=False):
-        skipped = {"p"} if type(module) is nn.Dropout else set()
+        skipped = {"p"} if type(module) is nn.Dropout else {"masks"} if type(module) is LaneDropout else set()
         attributes = {k: v for k, v in vars(module).items() if k not in OWN and k not in skipped}
         parts.append((name, first[id(module)], _identity(type(module)), _comparable(attributes, first)))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

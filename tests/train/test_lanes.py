@@ -16,7 +16,8 @@ import rheostat
 from rheostat import Float, Space
 from rheostat.errors import Infeasible
 from rheostat.train import lanes as lanes_module
-from rheostat.train.dropout import LaneDropout
+from rheostat.train import program
+from rheostat.train.dropout import Draw, draw_masks
 from rheostat.train.lane_runner import LaneRunner
 from rheostat.train.lanes import Lanes, LanesError, lane_key
 from rheostat.train.loop import TaskRunner, Training
@@ -36,6 +37,13 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(params=["vmap", "recorded"])
+def steps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Steps as vmap runs them each time, and as they are replayed from a recording."""
+    monkeypatch.setattr(program, "RECORD_AFTER_SECONDS", {"vmap": math.inf, "recorded": 0.0}[request.param])
+    return str(request.param)
 
 
 def blobs(n: int = N, features: int = 6, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -153,7 +161,7 @@ def test_every_schedule(schedule: str) -> None:
     ],
     ids=str,
 )
-def test_what_a_configuration_may_ask_for(settings: dict[str, Any]) -> None:
+def test_what_a_configuration_may_ask_for(settings: dict[str, Any], steps: str) -> None:
     epochs = 2 if settings.get("batch_size") == 1 else 1 if "patience" in settings else EPOCHS
     check_equal(a_task(), jobs(3, dropout=0.2, **settings), epochs)
 
@@ -242,7 +250,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Any, dict[str, Any]]] = {
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("name", list(NETWORKS))
-def test_networks_200_steps_in_float64(name: str) -> None:
+def test_networks_200_steps_in_float64(name: str, steps: str) -> None:
     build, data, more = NETWORKS[name]
     # Not Adam: where a gradient is zero but for rounding (the bias of keys), it makes a full step of it.
     group = [Job(j.trial, j.config, j.seed, 34, 34) for j in jobs(3, lr=0.01, optimizer="momentum")]
@@ -258,12 +266,12 @@ def test_one_step_from_50_states_in_float32(name: str) -> None:
     trainings = [Training(task, each) for each in jobs(50, lr=0.003)]
     together = Lanes(trainings)
     batch = next(together._batches())
-    buffers = {n: b.clone() for n, b in together.buffers.items()}
+    buffers = {n: together.tensors[n].clone() for n in together.program.buffers}
     losses, gradients = together.backward(batch)
-    for n, b in together.buffers.items():
-        b.copy_(buffers[n])
+    for n, b in buffers.items():
+        together.tensors[n].copy_(b)
     for lane, training in enumerate(trainings):
-        plain = lanes_module._plain_step(training, tuple(p[lane] for p in batch), together.trained, [])
+        plain = lanes_module._plain_step(training, tuple(p[lane] for p in batch), together.program.trained, [])
         own = [losses[lane], *(None if g is None else g[lane] for g in gradients)]
         if name != "cnn":  # its dropout draws from generators that were not set here
             assert lanes_module._difference(own, plain) < 5e-6
@@ -288,13 +296,27 @@ MATES = ([4], [4, 5], [0, 4, 8], [8, 7, 6, 5, 4])
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("norm", [nn.Identity, lambda: nn.BatchNorm1d(64), lambda: nn.LayerNorm(64)])
-def test_any_lane_mates_or_none_the_same_bits(norm: Callable[[], nn.Module], dtype: torch.dtype) -> None:
+def test_any_lane_mates_or_none_the_same_bits(norm: Callable[[], nn.Module], dtype: torch.dtype, steps: str) -> None:
     task, group = a_group(dtype, norm, units=64)
     reference = trained_lanes(task, group, 3)
     for chosen in MATES:
         for index, lane in zip(chosen, trained_lanes(task, [group[i] for i in chosen], 3), strict=True):
             for value, expected in zip(numbers(lane), numbers(reference[index]), strict=True):
                 assert torch.equal(value.nan_to_num(), expected.nan_to_num())
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("name", ["mlp", *NETWORKS])
+def test_a_recorded_step_gives_the_same_bits(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    build, data, more = {"mlp": (lambda: mlp(Config(dropout=0.3)), blobs, {}), **NETWORKS}[name]
+    group = [Job(j.trial, j.config, j.seed, 3, 3) for j in jobs(3, lr=0.01, accumulate=2)]
+    task = a_task(lambda config: build().double(), data, **more)
+    monkeypatch.setattr(program, "RECORD_AFTER_SECONDS", math.inf)
+    under_vmap = trained_lanes(task, group, 3)
+    monkeypatch.setattr(program, "RECORD_AFTER_SECONDS", 0.0)
+    for lane, expected in zip(trained_lanes(task, group, 3), under_vmap, strict=True):
+        for one, other in zip(numbers(lane), numbers(expected), strict=True):
+            assert torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def test_any_lane_mates_or_none_the_same_numbers_where_slices_are_not_aligned() -> None:
@@ -417,12 +439,12 @@ def test_networks_that_differ_in_numbers_alone_are_one_program() -> None:
 def test_the_rates_of_lanes_are_their_own() -> None:
     task = a_task()
     group = [Job(k, Config(lr=0.01, batch_size=96, dropout=rate), k, 1, 1) for k, rate in enumerate((0.0, 0.5, 0.9))]
-    trainings = [Training(task, each) for each in group]
-    dropout = Lanes(trainings).dropouts[0]
-    masks = dropout.masks(torch.ones(3, 200, 50))
+    together = Lanes([Training(task, each) for each in group])
+    ((layer, rates),) = together.rates.items()
+    assert layer == "2" and rates == [0.0, 0.5, 0.9]
+    masks = draw_masks(Draw(layer, (200, 50), torch.float32), rates, together.generators)
     assert [round(float((mask == 0).float().mean()), 1) for mask in masks] == [0.0, 0.5, 0.9]
     assert [float(mask.max()) for mask in masks] == pytest.approx([1, 2, 10])
-    assert isinstance(dropout, LaneDropout) and dropout.rates == [0.0, 0.5, 0.9]
 
 
 # -- what lanes refuse ---------------------------------------------------------------------------------------
