@@ -27,9 +27,10 @@ from rheostat.train.dropout import draw_masks, rates
 from rheostat.train.loop import Training
 from rheostat.train.program import Program
 from rheostat.train.structure import structure
-from rheostat.train.task import Task, no_hooks, pick_device
+from rheostat.train.task import Task, chunks, no_hooks, pick_device
 from rheostat.types import Report
 
+VALIDATION_CHUNK = 512  # examples that go through all lanes at once; a constant, as sums in parts differ in last bits
 SPOT_CHECK_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 
 
@@ -107,9 +108,10 @@ class Lanes:
                     results[lane] = self._advance(lane, training, losses[lane], gradients, len(batch[-1][lane]))
             if all(result is not None for result in results):
                 break
+        outputs = self._judge_together([lane for lane, result in enumerate(results) if result is None])
         for lane, training in enumerate(self.trainings):
             if results[lane] is None:
-                results[lane] = self._end(lane, training)
+                results[lane] = self._end(lane, training, outputs.get(lane))
         return [result for result in results if result is not None]
 
     def _advance(
@@ -128,12 +130,26 @@ class Lanes:
             tensors[lane].data = tensors[lane].data.clone()
         return self._end(lane, training)
 
-    def _end(self, lane: int, training: Training) -> list[Report] | Exception:
+    def _judge_together(self, lanes: Sequence[int]) -> dict[int, list[tuple[Tensor, Tensor]]]:
+        """What these lanes make of the validation data, and the targets; nothing where averaged weights are judged."""
+        together = [lane for lane in lanes if self.trainings[lane].average is None]
+        validation = self.trainings[0].task.validation
+        if not together or not isinstance(validation, tuple):
+            return {}
+        tensors = list(self.tensors.values())
+        parts = [
+            (self.program.outputs(tensors, inputs), target) for *inputs, target in chunks(validation, VALIDATION_CHUNK)
+        ]
+        return {lane: [(outputs[lane], target) for outputs, target in parts] for lane in together}
+
+    def _end(
+        self, lane: int, training: Training, outputs: Sequence[tuple[Tensor, Tensor]] | None = None
+    ) -> list[Report] | Exception:
         """The end of an epoch as the plain loop does it, with the random numbers where the lane left them."""
         training.random_state = {**training.random_state, "torch": self.generators[lane].get_state()}
         try:
             with training.own_randomness():
-                return training.end_epoch()
+                return training.end_epoch(outputs)
         except Exception as error:  # of a metric or hook of the user; it concerns this lane alone
             return error
 

@@ -20,7 +20,7 @@ from rheostat.train.base import Send
 from rheostat.train.batches import make_batches
 from rheostat.train.early_stopping import EarlyStopping, Mode
 from rheostat.train.hooks import ClipGradients, Hook, Hooks, Run, StopOnNaN, WeightAverage
-from rheostat.train.task import Task, evaluate, pick_device
+from rheostat.train.task import Task, evaluate, judge, pick_device
 from rheostat.types import Config, Event, Job, Outcome, Report, Status
 
 
@@ -125,8 +125,11 @@ class Training:
             self._report(self._validate(), epoch_end=False)
         return run.stop_reason is None
 
-    def end_epoch(self) -> list[Report]:
-        """Validate; the reports of the epoch."""
+    def end_epoch(self, outputs: Sequence[tuple[Tensor, Tensor]] | None = None) -> list[Report]:
+        """Validate; the reports of the epoch.
+
+        `outputs` are those for the validation data beside their targets, where they are known.
+        """
         epoch = self._epoch
         self.run.epoch += 1
         metrics = {
@@ -135,7 +138,7 @@ class Training:
             "grad_norm": self.grad_norm,
             "examples_per_second": epoch.examples / max(time.perf_counter() - epoch.began, 1e-9),
         }
-        validation = self._validate()
+        validation = self._validate(outputs)
         self._report({**validation, **metrics}, epoch_end=True)
         value = self._value(self.reports[-1].metrics)
         if not math.isfinite(value):
@@ -169,9 +172,12 @@ class Training:
             losses.append(loss.detach())
         return torch.stack(losses).sum()
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self, outputs: Sequence[tuple[Tensor, Tensor]] | None = None) -> dict[str, float]:
         with self.average.swapped(self.model) if self.average is not None else nullcontext():
-            results = evaluate(self.task, self.model, self.task.validation, self.device)
+            if outputs is None:
+                results = evaluate(self.task, self.model, self.task.validation, self.device)
+            else:
+                results = judge(self.task, outputs)
             metrics = {f"val_{name}": value for name, value in results.items()}
             self.run.metrics = metrics
             try:

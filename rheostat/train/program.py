@@ -23,35 +23,50 @@ from rheostat.train.task import Loss
 
 RECORD_AFTER_SECONDS = 0.2  # of a step under vmap: about what recording costs, so at worst it doubles that time
 
-Shapes = tuple[tuple[int, ...], ...]
-
 
 class Program:
-    """Steps of the networks of one structure: their weights and buffers are given at every call.
+    """What the networks of one structure have in common; their weights and buffers are given at every call.
 
-    `model` is one of the networks; it is copied.
+    `model` is one of the networks; it is copied. `compiled` hands every recording to `torch.compile`.
     """
 
-    def __init__(self, model: nn.Module, loss_function: Loss) -> None:
-        self.network = copy.deepcopy(model).train()
-        self.loss_function = loss_function
+    def __init__(self, model: nn.Module, loss_function: Loss, compiled: bool = False) -> None:
+        self.network = copy.deepcopy(model)
+        self.loss_function, self.compiled = loss_function, compiled
         self.masks = Masks()
         install(self.network, self.masks)
         parameters = dict(self.network.named_parameters())
-        self.parameters = list(parameters)
         self.trained = [name for name, parameter in parameters.items() if parameter.requires_grad]
         self.buffers = [name for name, _ in self.network.named_buffers()]
-        self._steps: dict[tuple[Shapes, frozenset[str]], Step] = {}
+        self.names = [*parameters, *self.buffers]
+        self._steps: dict[Any, Step] = {}
+        self._forwards: dict[Any, Recording] = {}
 
     def step(self, tensors: Sequence[Tensor], batch: Sequence[Tensor], dropping: frozenset[str]) -> Step:
         """The step for batches of this shape (K, B, ...), with these dropout layers at work.
 
-        `tensors` are the stacked parameters and buffers (K, ...).
+        `tensors` are the stacked parameters and buffers (K, ...), in the order of `names`.
         """
-        key = tuple(tuple(part.shape) for part in batch), dropping
+        key = dropping, *(part.shape for part in batch)
         if key not in self._steps:
             self._steps[key] = Step(self, tensors, batch, dropping)
         return self._steps[key]
+
+    def outputs(self, tensors: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
+        """What the networks make of the same inputs (N, ...), in evaluation mode: (K, N, ...)."""
+        key = len(tensors[0]), *(part.shape for part in inputs)
+        if key not in self._forwards:
+            self._forwards[key] = Recording(self._forward, self.compiled)
+        return self._forwards[key](*tensors, *inputs)  # type: ignore[no-any-return]
+
+    def _forward(self, *flat: Tensor) -> Tensor:
+        def one(*flat: Tensor) -> Tensor:
+            state = dict(zip(self.names, flat, strict=False))
+            return functional_call(self.network, state, flat[len(state) :])  # type: ignore[no-any-return]
+
+        self.network.eval()
+        in_dims = tuple(0 if index < len(self.names) else None for index in range(len(flat)))
+        return torch.vmap(one, in_dims)(*flat)
 
 
 class Step:
@@ -63,23 +78,13 @@ class Step:
         self.program, self.dropping = program, dropping
         self.draws: list[Draw] = []  # the masks that it needs, in the order in which they are drawn
         self.used = self._explore(tensors, batch)
-        self._function: Callable[..., Any] = self._under_vmap
-        self._seconds = 0.0
+        self._run = Recording(self._under_vmap, program.compiled)
 
     def __call__(
         self, tensors: Sequence[Tensor], masks: Sequence[Tensor], batch: Sequence[Tensor]
     ) -> tuple[Tensor, list[Tensor | None]]:
         """The losses, and the gradients of the trained parameters; None where the loss does not depend on one."""
-        flat = [*tensors, *masks, *batch]
-        with torch.no_grad():
-            if self._function == self._under_vmap:
-                started = time.perf_counter()
-                *gradients, losses = self._function(*flat)
-                self._seconds += time.perf_counter() - started
-                if self._seconds > RECORD_AFTER_SECONDS:
-                    self._function = self._recorded(flat)
-            else:
-                *gradients, losses = self._function(*flat)
+        *gradients, losses = self._run(*tensors, *masks, *batch)
         by_name = dict(zip(self.used, gradients, strict=True))
         return losses, [by_name.get(name) for name in self.program.trained]
 
@@ -95,8 +100,9 @@ class Step:
 
     def _under_vmap(self, *flat: Tensor) -> list[Tensor]:
         """Of parameters, buffers, masks and batch: the gradients of the used parameters, and the losses."""
-        program, used = self.program, set(self.used)
-        state = dict(zip([*program.parameters, *program.buffers], flat, strict=False))
+        self.program.network.train()
+        used = set(self.used)
+        state = dict(zip(self.program.names, flat, strict=False))
         trained = {name: tensor for name, tensor in state.items() if name in used}
         others = {name: tensor for name, tensor in state.items() if name not in used}
         masks = flat[len(state) : len(state) + len(self.draws)]
@@ -107,10 +113,11 @@ class Step:
     def _explore(self, tensors: Sequence[Tensor], batch: Sequence[Tensor]) -> list[str]:
         """Which trained parameters the loss depends on; notes the masks that are needed. Changes no buffer."""
         program = self.program
-        names = [*program.parameters, *program.buffers]
+        program.network.train()
         trained = set(program.trained)
         state = {
-            name: tensor.clone().requires_grad_(name in trained) for name, tensor in zip(names, tensors, strict=True)
+            name: tensor.clone().requires_grad_(name in trained)
+            for name, tensor in zip(program.names, tensors, strict=True)
         }
 
         def loss(state: dict[str, Tensor], batch: Sequence[Tensor]) -> Tensor:
@@ -123,15 +130,49 @@ class Step:
             found = torch.autograd.grad(losses.sum(), [state[name] for name in program.trained], allow_unused=True)
         return [name for name, gradient in zip(program.trained, found, strict=True) if gradient is not None]
 
-    def _recorded(self, flat: Sequence[Tensor]) -> Callable[..., Any]:
-        """The step as operations alone; as it was where recording fails."""
+
+class Recording:
+    """A function of tensors of fixed shapes, which is replaced by a recording of itself once it was used a while."""
+
+    def __init__(self, function: Callable[..., Any], compiled: bool) -> None:
+        self._function, self._compiled = function, compiled
+        self._recorded: Callable[..., Any] | None = None
+        self._seconds = 0.0
+
+    @torch.no_grad()
+    def __call__(self, *flat: Tensor) -> Any:
+        if self._recorded is not None:
+            return self._recorded(*flat)
+        if self._compiled or self._seconds > RECORD_AFTER_SECONDS:
+            self._recorded = self._record(flat)
+            return self._recorded(*flat)
+        started = time.perf_counter()
+        result = self._function(*flat)
+        self._seconds += time.perf_counter() - started
+        return result
+
+    def _record(self, flat: Sequence[Tensor]) -> Callable[..., Any]:
+        """The function as operations alone; as it was where recording fails."""
         try:
-            graph = make_fx(self._under_vmap)(*(tensor.clone() for tensor in flat))
+            graph = make_fx(self._function)(*(tensor.clone() for tensor in flat))
+            simplify(graph, flat)
         except Exception:  # what cannot be recorded goes on under vmap
-            self._seconds = -float("inf")
-            return self._under_vmap
-        simplify(graph, flat)
+            return self._function
+        if self._compiled:
+            compiled = torch.compile(graph, dynamic=False)
+            if _same_effect(compiled, graph, flat):
+                return compiled
         return graph
+
+
+def _same_effect(one: Callable[..., Any], other: Callable[..., Any], flat: Sequence[Tensor]) -> bool:
+    """Whether two functions give about the same and leave about the same in what they were given."""
+    ends = []
+    for function in (one, other):
+        given = [tensor.clone() for tensor in flat]
+        result = function(*given)
+        ends.append([*(result if isinstance(result, list | tuple) else [result]), *given])
+    return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) for a, b in zip(*ends, strict=True))
 
 
 def simplify(graph: fx.GraphModule, flat: Sequence[Tensor]) -> None:
@@ -148,6 +189,8 @@ def simplify(graph: fx.GraphModule, flat: Sequence[Tensor]) -> None:
     for node in reversed(graph.graph.nodes):
         if node.target in VIEWS and not node.users:
             graph.graph.erase_node(node)
+        elif node.target is aten.max_pool2d_with_indices.default:
+            node.target = _max_pool2d
     graph.recompile()
 
 
@@ -162,6 +205,12 @@ VIEWS = {  # they share the memory of their first argument from its beginning, s
     aten.squeeze.dims,
     aten.detach.default,
 }
+
+
+def _max_pool2d(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    """Values and indices of torch's own; on a CPU its kernel for channels last is several times faster."""
+    values, indices = aten.max_pool2d_with_indices.default(x.contiguous(memory_format=torch.channels_last), *arguments)
+    return values.contiguous(), indices.contiguous()
 
 
 class _Shapes(fx.Interpreter):

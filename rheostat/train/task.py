@@ -158,34 +158,45 @@ def evaluate(task: Task, model: nn.Module, data: Data, device: torch.device, chu
 
     Tensors go through the network `chunk` examples at a time.
     """
-    loss_function, metrics = task.plain_loss, task.metric_functions
     was_training = model.training
     model.eval()
-    outputs, targets, total, examples = [], [], 0.0, 0
     with torch.no_grad():
-        for *inputs, target in _chunks(data, chunk):
-            output = model(*(x.to(device, non_blocking=True) for x in inputs))
-            target = target.to(device, non_blocking=True)
-            total += float(loss_function(output, target)) * len(target)
-            examples += len(target)
-            if metrics:
-                outputs.append(output)
-                targets.append(target)
-        results = {"loss": total / max(examples, 1)}
-        if metrics:
-            output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-            target = targets[0] if len(targets) == 1 else torch.cat(targets)
-            results |= {name: float(metric(output, target)) for name, metric in metrics.items()}
+        results = judge(
+            task,
+            (
+                (model(*(x.to(device, non_blocking=True) for x in inputs)), target.to(device, non_blocking=True))
+                for *inputs, target in chunks(data, chunk)
+            ),
+        )
     model.train(was_training)
     return results
 
 
-def _chunks(data: Data, chunk: int) -> Iterable[Sequence[Tensor]]:
+@torch.no_grad()
+def judge(task: Task, pairs: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """`loss` and each metric over pairs of outputs and targets (n, ...), together the whole of some data."""
+    outputs, targets, total, examples = [], [], 0.0, 0
+    for output, target in pairs:
+        total += float(task.plain_loss(output, target)) * len(target)
+        examples += len(target)
+        if task.metrics:
+            outputs.append(output)
+            targets.append(target)
+    results = {"loss": total / max(examples, 1)}
+    if task.metrics:
+        output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        target = targets[0] if len(targets) == 1 else torch.cat(targets)
+        results |= {name: float(metric(output, target)) for name, metric in task.metric_functions.items()}
+    return results
+
+
+def chunks(data: Data, size: int) -> Iterable[Sequence[Tensor]]:
+    """The batches of a DataLoader, or tensors `size` examples at a time."""
     if isinstance(data, DataLoader):
         return data
-    if len(data[0]) <= chunk:
+    if len(data[0]) <= size:
         return (data,)
-    return zip(*(tensor.split(chunk) for tensor in data), strict=True)
+    return zip(*(tensor.split(size) for tensor in data), strict=True)
 
 
 def _checked(name: str, data: Tensors) -> Tensors:
