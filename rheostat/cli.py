@@ -57,7 +57,7 @@ def tune(
     schedule: Annotated[str, typer.Option(help="asha, hyperband, median or fifo")] = "asha",
     workers: Annotated[int | None, typer.Option(help="Processes that train [default: what fits]")] = None,
     threads: Annotated[int, typer.Option(help="Processor threads for one trial.")] = 1,
-    engine: Annotated[str, typer.Option(help="loop, or lanes: trials of one structure as one program")] = "loop",
+    engine: Annotated[str, typer.Option(help="auto; loop; lanes: like trials as one program")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
     test: Annotated[str | None, typer.Option(help="Held-out rows, judged once, at the end.")] = None,
     kind: Annotated[

@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from rheostat.train.task import Task
 
 IN_FLIGHT = 8  # trials whose results decisions wait for; a constant, so that results do not depend on the machine
-ENGINES = ("loop", "lanes")
+IN_FLIGHT_OF_LANES = 32  # as many fill the lanes of two workers
+ENGINES = ("auto", "loop", "lanes")
 WORKER_BYTES = 700 * 2**20  # a worker process with torch in it
 
 
@@ -198,7 +199,7 @@ class Study:
         schedule: str | Scheduler = "asha",
         workers: int | None = None,
         threads: int = 1,
-        engine: str = "loop",
+        engine: str = "auto",
         in_flight: int | None = None,
         progress: str | Watcher = "auto",
     ) -> Study:
@@ -206,7 +207,8 @@ class Study:
 
         `threads` is how many processor threads train one trial. Sums come out differently with another number, so
         it is kept with the study, and does not follow from the number of workers. So is `engine`: "loop" trains one
-        trial after another in each worker, "lanes" up to 16 of one structure as one program (docs/lanes.md).
+        trial after another in each worker, "lanes" up to 16 of one structure as one program (docs/lanes.md), and
+        "auto" tries both on a little of the task and takes the faster.
 
         Raises TaskError before anything is trained when the network, the data or the space do not fit together.
         """
@@ -217,10 +219,14 @@ class Study:
             raise SettingError(unknown("engine", engine, ENGINES))
         check(task, self.space.sample(np.random.default_rng(0))[0])
         self._builder = task.model
+        why = ""
+        if engine == "auto":
+            engine, why = self._choose_engine(task, (trials or 10**6) * epochs)
         lanes = engine == "lanes"
         return self._run(
             LaneRunner(task, self.checkpoints, LANES) if lanes else TaskRunner(task, self.checkpoints),
             engine=engine,
+            engine_reason=why,
             trials=trials,
             epochs=epochs,
             minutes=minutes,
@@ -232,6 +238,14 @@ class Study:
             progress=progress,
             data_bytes=task.data_bytes(),
         )
+
+    def _choose_engine(self, task: Task, epochs: int) -> tuple[str, str]:
+        """The engine that this study began with; for a new one, the faster one, and why."""
+        from rheostat.train.engine import choose
+
+        if self._record.settings:
+            return self._record.settings.get("engine", "loop"), ""  # studies of before there were lanes
+        return choose(task, self.space.sample(np.random.default_rng(0), 32), epochs)
 
     def _run(
         self,
@@ -248,6 +262,7 @@ class Study:
         progress: str | Watcher,
         data_bytes: int,
         engine: str = "loop",
+        engine_reason: str = "",
     ) -> Study:
         _positive(trials=trials, epochs=epochs, minutes=minutes, workers=workers, threads=threads, in_flight=in_flight)
         scheduler = self._plan_scheduler(search, schedule, trials, epochs)
@@ -264,6 +279,10 @@ class Study:
             None if minutes is None else time.monotonic() + 60 * minutes,
             watcher,
         )
+        if engine_reason:
+            notice = Notice("engine", f"{engine}: {engine_reason}")
+            self.records.log(self._record, [notice])
+            watcher.note(notice)
         self._ledger = None  # the session keeps its own
         self.records.claim(self._record)
         try:
@@ -313,7 +332,7 @@ class Study:
             "schedule": schedule if isinstance(schedule, str) else type(schedule).__name__,
             "threads": threads,
             "engine": engine,
-            "in_flight": in_flight or old.get("in_flight", IN_FLIGHT),
+            "in_flight": in_flight or old.get("in_flight", IN_FLIGHT_OF_LANES if engine == "lanes" else IN_FLIGHT),
         }
         reasons = {
             "epochs": "the learning rate of every trial is laid out over them",

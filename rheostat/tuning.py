@@ -29,7 +29,7 @@ def tune(
     schedule: str | Scheduler = "asha",
     workers: int | None = None,
     threads: int = 1,
-    engine: str = "loop",
+    engine: str = "auto",
     in_flight: int | None = None,
     progress: str | Watcher = "auto",
     target: Mapping[str, Any] | None = None,

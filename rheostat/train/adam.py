@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rheostat.train.eager import eager
+
 if TYPE_CHECKING:
     _Base = torch.optim.Adam
 else:
@@ -98,9 +100,9 @@ class _Direct(_Base):
         return collected
 
 
-class Adam(_Direct, torch.optim.Adam):
+class Adam(_Direct, eager(torch.optim.Adam)):  # type: ignore[misc]
     """`torch.optim.Adam`."""
 
 
-class AdamW(_Direct, torch.optim.AdamW):
+class AdamW(_Direct, eager(torch.optim.AdamW)):  # type: ignore[misc]
     """`torch.optim.AdamW`."""

@@ -370,7 +370,7 @@ def _grad_norm(model: nn.Module) -> float:
     return float(torch.nn.utils.get_total_norm(grads)) if grads else math.nan
 
 
-class _Recorder(Config):
+class Recorder(Config):
     """A configuration that notes which of its hyperparameters are read."""
 
     __slots__ = ("read",)
@@ -399,7 +399,7 @@ def check(task: Task, config: Config) -> None:
     Raises TaskError for a misspelt hyperparameter, a model that cannot be built, or data that do not fit it, and
     SettingError for a setting of a hook.
     """
-    recorder = _Recorder(config)
+    recorder = Recorder(config)
     try:
         training = Training(task, Job(0, recorder, seed=0, until_epoch=1, max_epochs=1))
     except RheostatError:

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from rheostat.errors import TaskError, unknown
 from rheostat.train.adam import Adam, AdamW
+from rheostat.train.eager import eager
 
 Values = Mapping[str, float]
 Parameters = list[nn.Parameter]
@@ -64,7 +65,11 @@ def number(config: Mapping[str, Any], name: str, default: float, allowed: Allowe
     return float(value)
 
 
-class _PerGroup(Optimizer, ABC):
+SGD, Adagrad = eager(torch.optim.SGD), eager(torch.optim.Adagrad)
+RMSprop, Adadelta = eager(torch.optim.RMSprop), eager(torch.optim.Adadelta)
+
+
+class _PerGroup(eager(Optimizer), ABC):  # type: ignore[misc]
     """An optimiser that updates all parameters of a group that have a gradient at once."""
 
     @overload
@@ -97,7 +102,7 @@ class _PerGroup(Optimizer, ABC):
         return [self.state[p][name] for p in parameters]
 
 
-class NAdam(torch.optim.NAdam):
+class NAdam(eager(torch.optim.NAdam)):  # type: ignore[misc]
     """PyTorch's NAdam, continued exactly: its product of momenta keeps the precision it was saved with.
 
     PyTorch converts all state but the step to the dtype and device of the parameter when it loads it.
@@ -207,27 +212,25 @@ def _fused(parameters: Parameters, devices: frozenset[str] = FUSED_DEVICES) -> b
 
 
 def _sgd(parameters: Parameters, v: Values) -> Optimizer:
-    return torch.optim.SGD(parameters, v["lr"], v["momentum"], 0, v["weight_decay"], fused=_fused(parameters))
+    return SGD(parameters, v["lr"], v["momentum"], 0, v["weight_decay"], fused=_fused(parameters))
 
 
 def _nesterov(parameters: Parameters, v: Values) -> Optimizer:
     momentum = v["momentum"]  # without any, there is nothing to look ahead along: plain SGD
-    return torch.optim.SGD(
-        parameters, v["lr"], momentum, 0, v["weight_decay"], nesterov=momentum > 0, fused=_fused(parameters)
-    )
+    return SGD(parameters, v["lr"], momentum, 0, v["weight_decay"], nesterov=momentum > 0, fused=_fused(parameters))
 
 
 def _adagrad(parameters: Parameters, v: Values) -> Optimizer:
     fused = _fused(parameters, frozenset({"cpu", "cuda"}))
-    return torch.optim.Adagrad(parameters, v["lr"], 0, v["weight_decay"], v["accumulator"], v["eps"], fused=fused)
+    return Adagrad(parameters, v["lr"], 0, v["weight_decay"], v["accumulator"], v["eps"], fused=fused)
 
 
 def _rmsprop(parameters: Parameters, v: Values) -> Optimizer:
-    return torch.optim.RMSprop(parameters, v["lr"], v["rho"], v["eps"], v["weight_decay"], v["momentum"])
+    return RMSprop(parameters, v["lr"], v["rho"], v["eps"], v["weight_decay"], v["momentum"])
 
 
 def _adadelta(parameters: Parameters, v: Values) -> Optimizer:
-    return torch.optim.Adadelta(parameters, v["lr"], v["rho"], v["eps"], v["weight_decay"])
+    return Adadelta(parameters, v["lr"], v["rho"], v["eps"], v["weight_decay"])
 
 
 def _adam(parameters: Parameters, v: Values) -> Optimizer:

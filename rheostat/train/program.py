@@ -27,12 +27,13 @@ RECORD_AFTER_SECONDS = 0.2  # of a step under vmap: about what recording costs, 
 class Program:
     """What the networks of one structure have in common; their weights and buffers are given at every call.
 
-    `model` is one of the networks; it is copied. `compiled` hands every recording to `torch.compile`.
+    `model` is one of the networks; it is copied. Steps are recorded after `record_after` seconds under vmap.
     """
 
-    def __init__(self, model: nn.Module, loss_function: Loss, compiled: bool = False) -> None:
+    def __init__(self, model: nn.Module, loss_function: Loss, record_after: float | None = None) -> None:
         self.network = copy.deepcopy(model)
-        self.loss_function, self.compiled = loss_function, compiled
+        self.loss_function = loss_function
+        self.record_after = RECORD_AFTER_SECONDS if record_after is None else record_after
         self.masks = Masks()
         install(self.network, self.masks)
         parameters = dict(self.network.named_parameters())
@@ -56,7 +57,7 @@ class Program:
         """What the networks make of the same inputs (N, ...), in evaluation mode: (K, N, ...)."""
         key = len(tensors[0]), *(part.shape for part in inputs)
         if key not in self._forwards:
-            self._forwards[key] = Recording(self._forward, self.compiled)
+            self._forwards[key] = Recording(self._forward, self.record_after)
         return self._forwards[key](*tensors, *inputs)  # type: ignore[no-any-return]
 
     def _forward(self, *flat: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ class Step:
         self.program, self.dropping = program, dropping
         self.draws: list[Draw] = []  # the masks that it needs, in the order in which they are drawn
         self.used = self._explore(tensors, batch)
-        self._run = Recording(self._under_vmap, program.compiled)
+        self._run = Recording(self._under_vmap, program.record_after)
 
     def __call__(
         self, tensors: Sequence[Tensor], masks: Sequence[Tensor], batch: Sequence[Tensor]
@@ -134,8 +135,8 @@ class Step:
 class Recording:
     """A function of tensors of fixed shapes, which is replaced by a recording of itself once it was used a while."""
 
-    def __init__(self, function: Callable[..., Any], compiled: bool) -> None:
-        self._function, self._compiled = function, compiled
+    def __init__(self, function: Callable[..., Any], after: float) -> None:
+        self._function, self._after = function, after
         self._recorded: Callable[..., Any] | None = None
         self._seconds = 0.0
 
@@ -143,7 +144,7 @@ class Recording:
     def __call__(self, *flat: Tensor) -> Any:
         if self._recorded is not None:
             return self._recorded(*flat)
-        if self._compiled or self._seconds > RECORD_AFTER_SECONDS:
+        if self._seconds > self._after:
             self._recorded = self._record(flat)
             return self._recorded(*flat)
         started = time.perf_counter()
@@ -158,21 +159,7 @@ class Recording:
             simplify(graph, flat)
         except Exception:  # what cannot be recorded goes on under vmap
             return self._function
-        if self._compiled:
-            compiled = torch.compile(graph, dynamic=False)
-            if _same_effect(compiled, graph, flat):
-                return compiled
         return graph
-
-
-def _same_effect(one: Callable[..., Any], other: Callable[..., Any], flat: Sequence[Tensor]) -> bool:
-    """Whether two functions give about the same and leave about the same in what they were given."""
-    ends = []
-    for function in (one, other):
-        given = [tensor.clone() for tensor in flat]
-        result = function(*given)
-        ends.append([*(result if isinstance(result, list | tuple) else [result]), *given])
-    return all(torch.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) for a, b in zip(*ends, strict=True))
 
 
 def simplify(graph: fx.GraphModule, flat: Sequence[Tensor]) -> None:
