@@ -16,6 +16,8 @@ from rheostat.types import Event, Job, Notice, Outcome, Report
 
 LANES = 16  # of one program; beyond that a processor cache holds no more of them
 
+PROGRAMS = 64  # that are kept with their recordings; a search of structures may make any number
+
 
 class LaneRunner:
     """Trains up to `lanes` trials at once, an epoch at a time, with a checkpoint of each after every epoch.
@@ -87,6 +89,8 @@ class LaneRunner:
             if key not in self._programs:
                 self._together.spot_check()
                 self._programs[key] = self._together.program
+                for oldest in list(self._programs)[:-PROGRAMS]:
+                    del self._programs[oldest]
         except Exception as why:  # a network may refuse to be copied, and more
             self._plain.add(key)
             self._tell(str(why) if isinstance(why, LanesError) else f"{type(why).__name__}: {why}", events)

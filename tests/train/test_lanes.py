@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,8 +18,8 @@ from torch.nn import functional as F
 import rheostat
 from rheostat import Float, Space
 from rheostat.errors import Infeasible
+from rheostat.train import lane_runner, program
 from rheostat.train import lanes as lanes_module
-from rheostat.train import program
 from rheostat.train.dropout import Draw, draw_masks
 from rheostat.train.lane_runner import LaneRunner
 from rheostat.train.lanes import Lanes, LanesError, lane_key
@@ -328,7 +331,7 @@ def test_any_lane_mates_or_none_the_same_numbers_where_slices_are_not_aligned() 
 
 
 @pytest.mark.parametrize("fault", ["nan", "explodes", "metric", "stops"])
-def test_a_lane_that_ends_leaves_the_others_as_they_were(fault: str) -> None:
+def test_a_lane_that_ends_leaves_the_others_as_they_were(fault: str, steps: str) -> None:
     def metric(outputs: Tensor, targets: Tensor) -> Tensor:
         if fault == "metric" and float(outputs.abs().max()) > 60:
             raise ZeroDivisionError("of the user")
@@ -570,6 +573,32 @@ def test_out_of_memory_halves_the_lanes_and_loses_nothing(tmp_path: Path, monkey
     assert comparable(reports) == comparable(expected)
 
 
+def test_programs_of_long_ago_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_runner, "PROGRAMS", 2)
+    task = a_task(lambda config: nn.Linear(6, 3, bias=config.bias).double())
+    group = [Job(k, Config(lr=0.1, batch_size=16 * (k % 3 + 1), bias=k % 2 == 0), k, 2, 2) for k in range(12)]
+    runner = LaneRunner(task, tmp_path, 4)
+    events, _ = finish(runner, group)
+    assert len(runner._programs) == 2
+    assert [e.status for e in events if isinstance(e, Outcome)] == [Status.DONE] * 12
+
+
+@pytest.mark.slow
+def test_ten_thousand_refills_leak_no_memory(tmp_path: Path) -> None:
+    task = a_task(metrics=(), train=blobs(34), validation=blobs(8))
+    runner, process = LaneRunner(task, tmp_path, 8), psutil.Process()
+    size_at: dict[int, int] = {}
+    for first in range(0, 10_000, 250):
+        group = [Job(k, Config(lr=0.01, batch_size=17, dropout=0.1), k, 1, 1) for k in range(first, first + 250)]
+        events, _ = finish(runner, group)
+        assert [event.status for event in events if isinstance(event, Outcome)] == [Status.DONE] * 250
+        shutil.rmtree(tmp_path)
+        gc.collect()
+        size_at[first + 250] = process.memory_info().rss
+    assert not runner._live
+    assert size_at[10_000] - size_at[2_500] < 4 * 2**20  # 560 bytes a trial, of which a Training has tens of thousands
+
+
 @pytest.mark.parametrize("schedule", ["fifo", "asha"])
 def test_a_study_of_lanes_is_the_same_with_one_worker_or_two(schedule: str, tmp_path: Path) -> None:
     space = Space(lr=Float(1e-4, 1.0, log=True), dropout=Float(0, 0.5), batch_size=16)
@@ -583,6 +612,6 @@ def test_a_study_of_lanes_is_the_same_with_one_worker_or_two(schedule: str, tmp_
     assert tables[0] == tables[1]
     plain = rheostat.tune(
         a_task(name="plain"), space, trials=12, epochs=4, storage=tmp_path / "s.db", schedule=schedule,
-        workers=1, progress="none",
+        workers=1, engine="loop", progress="none",
     )  # fmt: skip
     assert [t.config for t in plain.trials] == [config for config, *_ in tables[0]]
