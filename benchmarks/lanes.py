@@ -3,7 +3,7 @@
     python -m benchmarks.lanes [--epochs 10] [--lanes 4 16 64]
 
 Digits, Adam, one thread, an own learning rate and weight decay for each lane: MLP 64-128-128-10 without dropout and
-with 0.2, at batches of 32 and 128, and a small CNN on the 8x8 images. *tight* is what an expert writes by hand
+with 0.2, at batches of 32 and 128, a small CNN on the 8x8 images, and a GRU and an LSTM that read their rows. *tight* is what an expert writes by hand
 (`benchmarks.loop`), *plain* is `--engine loop`. Each takes its turn, epoch by epoch; an epoch of K lanes counts as K.
 Ratios are medians of the ratios of the same turn: above 1, lanes are faster.
 """
@@ -39,16 +39,31 @@ class CNN(nn.Module):
         return self.head(x.flatten(1))
 
 
+class Recurrent(nn.Module):
+    """Reads an image row by row."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.body, self.head = kind(8, 64, batch_first=True), nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x.view(-1, 8, 8))[0][:, -1])
+
+
 def mlp(dropout: float) -> nn.Module:
     parts: list[nn.Module] = [nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU()]
     return nn.Sequential(*parts, *([nn.Dropout(dropout)] if dropout else []), nn.Linear(128, 10))
 
+
+WARM = 4  # epochs until the steps of lanes are recorded, which is not counted
 
 CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "mlp, batch 32": (lambda: mlp(0.0), 32),
     "mlp, batch 128": (lambda: mlp(0.0), 128),
     "mlp with dropout, batch 32": (lambda: mlp(0.2), 32),
     "cnn 8x8, batch 32": (CNN, 32),
+    "gru 64, batch 32": (lambda: Recurrent(nn.GRU), 32),
+    "lstm 64, batch 32": (lambda: Recurrent(nn.LSTM), 32),
 }
 
 
@@ -81,13 +96,13 @@ def main() -> None:
             together, (alone,) = Lanes(trainings(task, batch, lanes)), trainings(task, batch, 1)
             hand_written = tight(train, validation, build(), batch)
             turns = []
-            for _ in range(options.epochs + 1):
+            for _ in range(options.epochs + WARM):
                 one = seconds(hand_written)
                 plain = seconds(alone.train_epoch)
                 turns.append((one, plain, seconds(together.train_epoch) / lanes))
-            over_tight = statistics.median(one / lane for one, _, lane in turns[1:])
-            over_plain = statistics.median(plain / lane for _, plain, lane in turns[1:])
-            milliseconds = 1000 * statistics.median(lane for *_, lane in turns[1:])
+            over_tight = statistics.median(one / lane for one, _, lane in turns[WARM:])
+            over_plain = statistics.median(plain / lane for _, plain, lane in turns[WARM:])
+            milliseconds = 1000 * statistics.median(lane for *_, lane in turns[WARM:])
             print(
                 f"{name:28} K={lanes:3}   {milliseconds:6.2f} ms a lane's epoch   "
                 f"{over_tight:5.2f} x tight   {over_plain:5.2f} x plain loop",

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 8  # trials whose results decisions wait for; a constant, so that results do not depend on the machine
 IN_FLIGHT_OF_LANES = 32  # as many fill the lanes of two workers
+SHARE_OF_EPOCHS = 0.2  # that are trained where trials are stopped or paused early; about what ASHA does
 ENGINES = ("auto", "loop", "lanes")
 WORKER_BYTES = 700 * 2**20  # a worker process with torch in it
 
@@ -221,7 +222,8 @@ class Study:
         self._builder = task.model
         why = ""
         if engine == "auto":
-            engine, why = self._choose_engine(task, (trials or 10**6) * epochs)
+            share = 1.0 if schedule == "fifo" else SHARE_OF_EPOCHS
+            engine, why = self._choose_engine(task, int((trials or 10**6) * epochs * share))
         lanes = engine == "lanes"
         return self._run(
             LaneRunner(task, self.checkpoints, LANES) if lanes else TaskRunner(task, self.checkpoints),

@@ -6,19 +6,24 @@ one, so a trial drops the same units in a lane as in the plain loop, bit for bit
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+# Layers that drop, with the attribute that holds their rate, in which lanes may differ.
+RATES: dict[type[nn.Module], str] = {nn.Dropout: "p", nn.RNN: "dropout", nn.GRU: "dropout", nn.LSTM: "dropout"}
+
 
 @dataclass(frozen=True)
 class Draw:
-    """One mask of a step: by which layer, and its shape and dtype in a lane."""
+    """One mask of a step: by which layer, and what it looks like in a lane; torch draws in the order of memory."""
 
     layer: str
     shape: tuple[int, ...]
+    strides: tuple[int, ...]
     dtype: torch.dtype
 
 
@@ -26,7 +31,7 @@ class Draw:
 class Masks:
     """Where the dropout layers of a network under vmap find their masks.
 
-    While `given` is None they only note, in the order of their calls, what they would have drawn.
+    While `given` is None they draw nothing, but note in the order of their calls what they would have drawn.
     """
 
     given: Iterator[Tensor] | None = None
@@ -37,7 +42,7 @@ class Masks:
         if layer not in self.active:
             return x
         if self.given is None:
-            self.draws.append(Draw(layer, tuple(x.shape), x.dtype))
+            self.draws.append(Draw(layer, tuple(x.shape), torch.empty_like(x).stride(), x.dtype))
             return x
         return x * next(self.given)
 
@@ -62,14 +67,15 @@ def install(network: nn.Module, masks: Masks) -> None:
 
 
 def rates(model: nn.Module) -> dict[str, float]:
-    """The rate of each `nn.Dropout`, by the name of the layer."""
+    """The rate of every layer that drops, by name."""
     found = model.named_modules(remove_duplicate=False)
-    return {name: module.p for name, module in found if type(module) is nn.Dropout and name}
+    return {name: getattr(module, RATES[type(module)]) for name, module in found if type(module) in RATES}
 
 
 def draw_masks(draw: Draw, lanes: Sequence[float], generators: Sequence[torch.Generator]) -> Tensor:
     """(K, ...) zeros, and 1 / (1 - rate) where a unit is kept; `lanes` are the rates of the layer."""
-    masks = torch.empty(len(lanes), *draw.shape, dtype=draw.dtype)
+    size = math.prod(draw.shape)
+    masks = torch.empty_strided((len(lanes), *draw.shape), (size, *draw.strides), dtype=draw.dtype)
     for mask, rate, generator in zip(masks, lanes, generators, strict=True):
         if rate == 0:
             mask.fill_(1)

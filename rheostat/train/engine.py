@@ -7,6 +7,8 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
+from torch import nn
+
 from rheostat.train.lane_runner import LANES
 from rheostat.train.lanes import Lanes, LanesError, lane_key, refusal
 from rheostat.train.loop import Recorder, Training, is_out_of_memory
@@ -71,9 +73,11 @@ def _measured(task: Task, configs: Sequence[Config], apart: Sequence[str], epoch
     step = min(seconds(alone.train_epoch) for _ in range(3)) / alone.batches.steps_per_epoch
     if step > BUSY_SECONDS:
         return "loop", f"a step takes {1000 * step:.0f} ms, which keeps a core busy: there is nothing to share"
-    if step * total < (LEAST_SECONDS if step < QUICK_SECONDS else LEAST_SECONDS_TO_TRY):
+    # torch's own LSTM is one fused kernel, which lanes do not always beat
+    quick = step < QUICK_SECONDS and not any(isinstance(module, nn.LSTM) for module in alone.model.modules())
+    if step * total < (LEAST_SECONDS if quick else LEAST_SECONDS_TO_TRY):
         return "loop", "there is too little to train for lanes to make up for their start-up"
-    if step < QUICK_SECONDS:
+    if quick:
         gain = f"a step of one trial takes only {1000 * step:.2f} ms, much of it overhead that they share"
     else:
         ratio = _ratio(excerpt, alone, [Config({**c, **{name: first[name] for name in apart}}) for c in configs])

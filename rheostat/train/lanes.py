@@ -277,7 +277,7 @@ def _explained(cause: Exception) -> str:
     return f"{type(cause).__name__}: {text.splitlines()[0] if text else ''}"
 
 
-RECURRENT = "nn.RNN, nn.GRU, nn.LSTM and nn.LSTMCell cannot be lanes; a loop over cells of nn.GRUCell can"
+RECURRENT = "a subclass of nn.RNN, nn.GRU, nn.LSTM or nn.LSTMCell cannot be a lane; hold one as a module instead"
 ADVICE = {
     "aten::rnn": RECURRENT,
     "aten::gru": RECURRENT,

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call, grad_and_value
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rheostat.train.dropout import Draw, Masks, install
+from rheostat.train import dropout, randomness, recurrent
+from rheostat.train.dropout import Draw, Masks
 from rheostat.train.task import Loss
 
 RECORD_AFTER_SECONDS = 0.2  # of a step under vmap: about what recording costs, so at worst it doubles that time
@@ -35,7 +38,8 @@ class Program:
         self.loss_function = loss_function
         self.record_after = RECORD_AFTER_SECONDS if record_after is None else record_after
         self.masks = Masks()
-        install(self.network, self.masks)
+        dropout.install(self.network, self.masks)
+        recurrent.install(self.network, self.masks)
         parameters = dict(self.network.named_parameters())
         self.trained = [name for name, parameter in parameters.items() if parameter.requires_grad]
         self.buffers = [name for name, _ in self.network.named_buffers()]
@@ -60,6 +64,11 @@ class Program:
             self._forwards[key] = Recording(self._forward, self.record_after)
         return self._forwards[key](*tensors, *inputs)  # type: ignore[no-any-return]
 
+    def loss(self, state: tuple[dict[str, Tensor], ...], batch: Sequence[Tensor]) -> Tensor:
+        """The loss of one network for its batch."""
+        *inputs, target = batch
+        return self.loss_function(functional_call(self.network, state, tuple(inputs)), target)
+
     def _forward(self, *flat: Tensor) -> Tensor:
         def one(*flat: Tensor) -> Tensor:
             state = dict(zip(self.names, flat, strict=False))
@@ -67,7 +76,8 @@ class Program:
 
         self.network.eval()
         in_dims = tuple(0 if index < len(self.names) else None for index in range(len(flat)))
-        return torch.vmap(one, in_dims)(*flat)
+        with _kernels_with_rules():
+            return torch.vmap(one, in_dims)(*flat)
 
 
 class Step:
@@ -94,10 +104,8 @@ class Step:
     ) -> Tensor:
         """The loss of one lane, under vmap."""
         program = self.program
-        program.masks.active = self.dropping
-        program.masks.given = iter(masks)
-        *inputs, target = batch
-        return program.loss_function(functional_call(program.network, (trained, others), tuple(inputs)), target)
+        program.masks.given, program.masks.active = iter(masks), self.dropping
+        return program.loss((trained, others), batch)
 
     def _under_vmap(self, *flat: Tensor) -> list[Tensor]:
         """Of parameters, buffers, masks and batch: the gradients of the used parameters, and the losses."""
@@ -108,28 +116,37 @@ class Step:
         others = {name: tensor for name, tensor in state.items() if name not in used}
         masks = flat[len(state) : len(state) + len(self.draws)]
         batch = flat[len(state) + len(self.draws) :]
-        gradients, losses = torch.vmap(grad_and_value(self._loss))(trained, others, masks, batch)
+        with _kernels_with_rules():
+            gradients, losses = torch.vmap(grad_and_value(self._loss))(trained, others, masks, batch)
         return [*(gradients[name].contiguous() for name in self.used), losses]  # fused updates read raw memory
 
     def _explore(self, tensors: Sequence[Tensor], batch: Sequence[Tensor]) -> list[str]:
-        """Which trained parameters the loss depends on; notes the masks that are needed. Changes no buffer."""
+        """Which trained parameters the loss depends on; notes the masks that it draws. Changes no buffer."""
         program = self.program
         program.network.train()
-        trained = set(program.trained)
-        state = {
-            name: tensor.clone().requires_grad_(name in trained)
-            for name, tensor in zip(program.names, tensors, strict=True)
-        }
-
-        def loss(state: dict[str, Tensor], batch: Sequence[Tensor]) -> Tensor:
-            program.masks.active, program.masks.given, program.masks.draws = self.dropping, None, self.draws
-            *inputs, target = batch
-            return program.loss_function(functional_call(program.network, state, tuple(inputs)), target)
-
-        with torch.enable_grad():
-            losses = torch.vmap(loss)(state, tuple(batch))
-            found = torch.autograd.grad(losses.sum(), [state[name] for name in program.trained], allow_unused=True)
+        state = {name: tensor.clone() for name, tensor in zip(program.names, tensors, strict=True)}
+        program.masks.given, program.masks.active = None, self.dropping
+        with torch.no_grad(), randomness.apart():  # as the plain loop runs it: a mask is drawn in the order of memory
+            program.masks.draws = self.draws
+            program.loss(({name: tensor[0].clone() for name, tensor in state.items()},), [part[0] for part in batch])
+        program.masks.draws = []
+        trained = [state[name].requires_grad_() for name in program.trained]
+        with torch.enable_grad(), _kernels_with_rules():
+            losses = torch.vmap(program.loss)((state,), tuple(batch))
+            found = torch.autograd.grad(losses.sum(), trained, allow_unused=True)
         return [name for name, gradient in zip(program.trained, found, strict=True) if gradient is not None]
+
+
+@contextmanager
+def _kernels_with_rules() -> Iterator[None]:
+    """Attention by operations for which vmap has rules."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class Recording:

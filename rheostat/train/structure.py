@@ -13,7 +13,7 @@ import cloudpickle
 import torch
 from torch import Tensor, nn
 
-from rheostat.train.dropout import LaneDropout
+from rheostat.train.dropout import RATES, LaneDropout
 
 # Of nn.Module itself: bookkeeping, tensors and children that are compared on their own, and the mode.
 OWN = frozenset(vars(nn.Module())) - {"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"}
@@ -23,8 +23,8 @@ def structure(model: nn.Module) -> str:
     """A fingerprint that is equal for networks which compute the same function of their weights, buffers and inputs.
 
     Two networks of the same shapes may still differ in anything else that a module keeps: an activation function, a
-    number, a tensor that is not registered. All attributes of all modules are compared, but for the rate of
-    `nn.Dropout`, which may differ from lane to lane. What cannot be compared makes a network unlike any other.
+    number, a tensor that is not registered. All attributes of all modules are compared, but for the rates of
+    dropout (`RATES`), which may differ from lane to lane. What cannot be compared makes a network unlike any other.
     """
     first: dict[int, str] = {}
     parts: list[Any] = []
@@ -37,7 +37,7 @@ def structure(model: nn.Module) -> str:
     for name, module in model.named_modules(remove_duplicate=False):
         first.setdefault(id(module), name)
     for name, module in model.named_modules(remove_duplicate=False):
-        skipped = {"p"} if type(module) is nn.Dropout else {"masks"} if type(module) is LaneDropout else set()
+        skipped = {"masks" if type(module) is LaneDropout else RATES.get(type(module))}
         attributes = {k: v for k, v in vars(module).items() if k not in OWN and k not in skipped}
         parts.append((name, first[id(module)], _identity(type(module)), _comparable(attributes, first)))
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
