@@ -198,14 +198,15 @@ class Lanes:
         try:
             batch = next(self._batches())
             losses, gradients = self.backward(batch)
+            changed = structure(network) != before
         except Exception as cause:  # whatever vmap has to say about the user's code
             raise LanesError(_explained(cause)) from cause
         finally:
             after = {name: self.tensors[name].clone() for name in names}
             for name in names:
                 self.tensors[name].copy_(buffers[name])
-        if structure(network) != before:
-            raise LanesError("the network changes its own attributes while it runs; register tensors as buffers")
+        if changed:
+            raise LanesError(KEPT)
         for lane, training in enumerate(self.trainings):
             own = [losses[lane], *(None if g is None else g[lane] for g in gradients)]
             own += [after[name][lane] for name in names]
@@ -278,7 +279,9 @@ def _explained(cause: Exception) -> str:
 
 
 RECURRENT = "a subclass of nn.RNN, nn.GRU, nn.LSTM or nn.LSTMCell cannot be a lane; hold one as a module instead"
+KEPT = "the network changes its own attributes while it runs; register tensors as buffers, and keep counts out of it"
 ADVICE = {
+    "may have escaped": KEPT,
     "aten::rnn": RECURRENT,
     "aten::gru": RECURRENT,
     "aten::lstm": RECURRENT,
@@ -288,6 +291,6 @@ ADVICE = {
     "torch.where or multiply by the mask",
     "randomness": "the network draws random numbers other than by nn.Dropout; use nn.Dropout",
     "in-place": "an operation writes into a tensor that all lanes share; make a new tensor instead",
-    "setup_context": "a custom autograd Function has no vmap rule; give it setup_context and generate_vmap_rule = True",
-    "hooks": "module or tensor hooks on the backward pass cannot be shared by lanes; remove them",
+    "setup_context": "a custom autograd Function (or a full backward hook, which is one) has no vmap rule; give it "
+    "setup_context and generate_vmap_rule = True",
 }

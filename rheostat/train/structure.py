@@ -12,11 +12,13 @@ from typing import Any
 import cloudpickle
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from rheostat.train.dropout import RATES, LaneDropout
 
 # Of nn.Module itself: bookkeeping, tensors and children that are compared on their own, and the mode.
-OWN = frozenset(vars(nn.Module())) - {"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"}
+OWN = frozenset(vars(nn.Module()))
+HOOKS = frozenset({"_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"})
 
 
 def structure(model: nn.Module) -> str:
@@ -38,8 +40,12 @@ def structure(model: nn.Module) -> str:
         first.setdefault(id(module), name)
     for name, module in model.named_modules(remove_duplicate=False):
         skipped = {"masks" if type(module) is LaneDropout else RATES.get(type(module))}
-        attributes = {k: v for k, v in vars(module).items() if k not in OWN and k not in skipped}
-        parts.append((name, first[id(module)], _identity(type(module)), _comparable(attributes, first)))
+        attributes = {k: v for k, v in vars(module).items() if k not in OWN and k not in HOOKS and k not in skipped}
+        hooks = [[*vars(module).get(kind, {}).values()] for kind in sorted(HOOKS)]  # their keys count all hooks ever
+        kind = type_before_parametrizations(module)  # a parametrised module has a class of its own
+        parts.append(
+            (name, first[id(module)], _identity(kind), _comparable(attributes, first), _comparable(hooks, first))
+        )
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -63,8 +69,9 @@ def _comparable(value: Any, names: Mapping[int, str]) -> object:
         return ("partial", *(_comparable(part, names) for part in (value.func, value.args, value.keywords)))
     if isinstance(value, type | types.BuiltinFunctionType):
         return repr(value)
-    if isinstance(value, types.FunctionType) and value.__closure__ is None and "<lambda>" not in value.__qualname__:
-        return _identity(value)
+    if isinstance(value, types.FunctionType) and value.__closure__ is None:  # made anew by every call of a builder
+        defaults = _comparable((value.__defaults__, value.__kwdefaults__), names)
+        return (value.__module__, value.__qualname__, id(value.__code__), defaults)
     if isinstance(value, Tensor):
         value = (str(value.dtype), tuple(value.shape), value.detach().cpu().flatten().tolist())
         return repr(value)
