@@ -69,7 +69,7 @@ class Lanes:
         self.trainings = list(trainings)
         first = self.trainings[0]
         self.program = program or Program(first.model, first.loss_function)
-        self.generators = [torch.Generator(first.device) for _ in self.trainings]
+        self.generators = [torch.Generator() for _ in self.trainings]
         by_lane = [rates(training.model) for training in self.trainings]
         self.rates = {layer: [lane[layer] for lane in by_lane] for layer in by_lane[0]}
         self.dropping = frozenset(layer for layer, lanes in self.rates.items() if any(lanes))
@@ -172,7 +172,7 @@ class Lanes:
     def _step(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, list[Tensor | None]]:
         tensors = list(self.tensors.values())
         step = self.program.step(tensors, batch, self.dropping)
-        masks = [draw_masks(draw, self.rates[draw.layer], self.generators) for draw in step.draws]
+        masks = [draw_masks(draw, self.rates[draw.layer], self.generators).to(tensors[0].device) for draw in step.draws]
         return step(tensors, masks, batch)
 
     def _batches(self) -> Iterator[tuple[Tensor, ...]]:
