@@ -17,7 +17,7 @@ from rheostat.changes import changes
 from rheostat.environment import describe_environment
 from rheostat.errors import SettingError, StudyError, WorkerError, unknown
 from rheostat.execute.base import Executor
-from rheostat.execute.inline import Inline
+from rheostat.execute.inline import Inline, training_threads
 from rheostat.execute.local import LocalWorkers
 from rheostat.ledger import Ledger
 from rheostat.methods import make_scheduler, make_searcher
@@ -223,7 +223,8 @@ class Study:
         why = ""
         if engine == "auto":
             share = 1.0 if schedule == "fifo" else SHARE_OF_EPOCHS
-            engine, why = self._choose_engine(task, int((trials or 10**6) * epochs * share))
+            with training_threads(threads):
+                engine, why = self._choose_engine(task, int((trials or 10**6) * epochs * share))
         lanes = engine == "lanes"
         return self._run(
             LaneRunner(task, self.checkpoints, LANES) if lanes else TaskRunner(task, self.checkpoints),
@@ -282,7 +283,7 @@ class Study:
             watcher,
         )
         if engine_reason:
-            notice = Notice("engine", f"{engine}: {engine_reason}")
+            notice = Notice("engine", f"engine {engine}: {engine_reason}")
             self.records.log(self._record, [notice])
             watcher.note(notice)
         self._ledger = None  # the session keeps its own

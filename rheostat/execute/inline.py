@@ -31,7 +31,7 @@ class Inline:
             return []
         jobs = list(self._jobs.values())[: self.places]
         self._begun = {job.trial for job in jobs}
-        with _threads(self._threads):
+        with training_threads(self._threads):
             events = self._runner.run(jobs, lambda report: self._sink([report]))
         for event in events:
             if isinstance(event, Outcome):
@@ -48,7 +48,7 @@ class Inline:
 
 
 @contextmanager
-def _threads(number: int | None) -> Iterator[None]:
+def training_threads(number: int | None) -> Iterator[None]:
     """Train with this number of torch's threads, and put back what was."""
     if number is None:
         yield

@@ -110,7 +110,7 @@ def test_a_study_keeps_the_engine_that_was_chosen(tmp_path: Path, monkeypatch: p
     study = rheostat.tune(a_task(), space, name="s", trials=3, **arguments)
     assert study._record.settings["engine"] == "lanes" and study._record.settings["in_flight"] == 32
     with closing(sqlite3.connect(tmp_path / "s.db")) as database:
-        assert ("engine", "lanes: because") in database.execute("SELECT kind, message FROM events").fetchall()
+        assert ("engine", "engine lanes: because") in database.execute("SELECT kind, message FROM events").fetchall()
     monkeypatch.setattr(engine, "choose", lambda *_: ("loop", "no"))
     again = rheostat.tune(a_task(), space, name="s", trials=5, **arguments)
     assert again._record.settings["engine"] == "lanes" and len(again.trials) == 5
