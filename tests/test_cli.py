@@ -131,7 +131,7 @@ MAIN = [sys.executable, "-c", "from rheostat.cli import main; main()"]
 
 def begun(folder: Path, *options: str) -> subprocess.Popen[str]:
     (folder / "slow.py").write_text(SLOW_TASK)
-    lasting = ("--trials", "200", "--epochs", "20", "--schedule", "fifo", "--engine", "loop")  # recorded, it would not sleep
+    lasting = ("--trials", "200", "--epochs", "20", "--schedule", "fifo", "--engine", "loop")  # recordings do not sleep
     command = [*MAIN, "tune", "slow.py", *lasting, *options]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for(lambda: epochs(folder) > 2, process)
