@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,10 +20,11 @@ SMALLEST = 10  # rows, below which nothing can be learnt
 
 
 class Kind(StrEnum):
-    """What is predicted: one of several classes, or numbers."""
+    """What is predicted: one of several classes, numbers, or a text."""
 
     CLASSIFICATION = "classification"
     REGRESSION = "regression"
+    TEXT = "text"
 
 
 @dataclass(frozen=True)
@@ -72,22 +74,87 @@ class Encoder(Protocol):
         ...
 
 
+class Form(StrEnum):
+    """What an example is, which decides the family of networks."""
+
+    ROWS = "rows"  # (inputs (N, ...) float32, targets)
+    IMAGES = "images"  # (images (N, C, H, W) uint8, classes (N,) int64)
+    TEXTS = "texts"  # Padded: (tokens (N, L), classes (N,))
+    PAIRS = "pairs"  # Padded: (source (N, S), target behind BEGIN (N, T), target before END (N, T))
+    STREAM = "stream"  # one long text: a TokenStream
+
+
+PADDING, UNKNOWN, BEGIN, END = 0, 1, 2, 3  # the first tokens of every vocabulary but that of a stream
+
+
+@dataclass(frozen=True)
+class Padded:
+    """Sequences of different lengths: int64 tensors (N, L), each row padded with PADDING at its end, targets last.
+
+    Targets are sequences too, or classes (N,). Training takes rows of like length together and cuts what is
+    padding in all of them; networks and losses must not care.
+    """
+
+    tensors: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return len(self.tensors[0])
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """One long text as tokens (N,) int64, to be predicted each from those before it.
+
+    Training takes `batch_size` rows that read it side by side, `length` tokens at a step.
+    """
+
+    tokens: Tensor
+    length: int = 128
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+Part = tuple[Tensor, ...] | Padded | TokenStream
+
+
+class Vocabulary(Protocol):
+    """The tokens of a language, numbered from 0."""
+
+    def __len__(self) -> int: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Its tokens, without BEGIN and END."""
+        ...
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text again; PADDING, BEGIN and END are left out."""
+        ...
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Data made ready for a network.
 
-    Each part is a pair: inputs (N, ...) float32, and classes (N,) int64 or standardised numbers (N, T) float32.
-    `notes` say what was inferred and done, a line each, for the user. `fingerprint` is 12 hexadecimal digits of
-    the data as they were given.
+    What each part holds depends on the `form`. Targets come last: classes (N,) int64, or standardised numbers
+    (N, T) float32. `notes` say what was inferred and done, a line each, for the user. `fingerprint` is 12
+    hexadecimal digits of the data as they were given. `means` and `scales` are those of each channel of the
+    training images, in units of a byte. `vocabularies` are that of texts or a stream, or of source and target.
+    `vectors` (vocabulary, embedding) are pretrained embeddings.
     """
 
     name: str
-    train: tuple[Tensor, Tensor]
-    validation: tuple[Tensor, Tensor]
-    test: tuple[Tensor, Tensor] | None
+    train: Part
+    validation: Part
+    test: Part | None
     encoder: Encoder
     notes: tuple[str, ...]
     fingerprint: str
+    form: Form = Form.ROWS
+    means: tuple[float, ...] = ()
+    scales: tuple[float, ...] = ()
+    vocabularies: tuple[Vocabulary, ...] = ()
+    vectors: Tensor | None = None
 
     @property
     def kind(self) -> Kind:
@@ -100,13 +167,17 @@ class Dataset:
 
     @property
     def inputs(self) -> int:
-        """Numbers per example."""
+        """Numbers per example of the forms `rows` and `images`."""
+        assert isinstance(self.train, tuple)
         return math.prod(self.train[0].shape[1:])
 
     @property
     def outputs(self) -> int:
         """Classes, or targets per example."""
-        return len(self.classes) or self.train[1].shape[1]
+        if self.classes:
+            return len(self.classes)
+        assert isinstance(self.train, tuple)
+        return self.train[1].shape[1]
 
     @property
     def target_scale(self) -> float:

@@ -9,19 +9,11 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from rheostat.errors import TaskError, unknown
+from rheostat.errors import TaskError
+from rheostat.models.layers import ACTIVATIONS, check_dropout, check_known, check_whole, weight_sd
 
 HYPERPARAMETERS = ("layers", "units", "activation", "dropout", "norm")
 
-ACTIVATIONS: Mapping[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "elu": nn.ELU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-    "sigmoid": nn.Sigmoid,
-}
 NORMS: Mapping[str, type[nn.Module]] = {
     "none": nn.Identity,
     "batch": nn.BatchNorm1d,
@@ -33,7 +25,7 @@ class MLP(nn.Module):
     """`layers` hidden layers of `units`, each linear -> norm -> activation -> dropout, and a linear output layer.
 
     Takes (B, ...) with `inputs` numbers per example, and gives (B, outputs). No hidden layer makes a linear model.
-    `init` multiplies the standard deviation of all initial weights; see `weight_sd`. Biases start at zero.
+    `init` multiplies the standard deviation of all initial weights; see `layers.weight_sd`. Biases start at zero.
 
     Raises TaskError for a value that is not allowed.
 
@@ -54,20 +46,11 @@ class MLP(nn.Module):
         init: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("inputs", inputs, 1),
-            ("outputs", outputs, 1),
-            ("layers", layers, 0),
-            ("units", units, 1),
-        ):
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise TaskError(f"{name}={value!r}: give a whole number from {least}.")
-        if activation not in ACTIVATIONS:
-            raise TaskError(unknown("activation", activation, ACTIVATIONS))
-        if norm not in NORMS:
-            raise TaskError(unknown("norm", norm, NORMS))
-        if not 0 <= dropout < 1:
-            raise TaskError(f"dropout={dropout!r} must be at least 0 and less than 1.")
+        check_whole(1, inputs=inputs, outputs=outputs, units=units)
+        check_whole(0, layers=layers)
+        check_known("activation", activation, ACTIVATIONS)
+        check_known("norm", norm, NORMS)
+        check_dropout(dropout)
         if not 0 < init < math.inf:
             raise TaskError(f"init={init!r} must be a positive number; 1 keeps the standard weights.")
         widths = [inputs] + [units] * layers
@@ -100,17 +83,3 @@ def _hidden_layer(fan_in: int, fan_out: int, activation: str, dropout: float, no
             dropout=nn.Dropout(dropout),
         )
     )
-
-
-def weight_sd(fan_in: int, fan_out: int, follows: str) -> float:
-    """The standard deviation of a layer's initial weights, which are normal, by the activation that follows.
-
-    - relu and its kin: sqrt(2 / fan_in), so that signals keep their size although half of them is cut away
-      (He et al. 2015, eq. 10).
-    - tanh: sqrt(2 / (fan_in + fan_out)), between what signals and what gradients need (Glorot and Bengio 2010,
-      eq. 12); sigmoid: 4 times that, as its slope at zero is 1/4 (Bengio 2012).
-    - linear, which is the output layer: sqrt(1 / fan_in); nothing is cut away.
-    """
-    if follows in ("tanh", "sigmoid"):
-        return (4 if follows == "sigmoid" else 1) * math.sqrt(2 / (fan_in + fan_out))
-    return math.sqrt((1 if follows == "linear" else 2) / fan_in)
