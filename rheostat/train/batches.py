@@ -7,14 +7,16 @@ another process, or beside other trials, sees the same batches.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from rheostat.data.base import Padded, TokenStream
 from rheostat.errors import TaskError
-from rheostat.train.task import Data, Tensors
+from rheostat.train.task import Data, Tensors, lengths, side_by_side, trimmed
 from rheostat.types import Config, derive_seed
 
 GATHER_BYTES = 4 * 2**20  # rows gathered at once: many batches for small rows, and still in the cache
@@ -67,6 +69,58 @@ class TensorBatches:
             yield from zip(*(tensor.index_select(0, rows).split(sizes) for tensor in self.data), strict=True)
 
 
+class PaddedBatches:
+    """Mini-batches of sequences of different lengths: rows of like length together, cut to the longest of them.
+
+    Within pools of `POOL` batches of the shuffled rows, rows are sorted by length and batches then taken in random
+    order, so that a batch has little padding and every epoch other batches.
+    """
+
+    POOL = 50
+
+    def __init__(self, data: Padded, batch_size: int | str, seed: int) -> None:
+        self.data = data
+        self.lengths = lengths(data).cpu()
+        self.batch_size = _checked_size(batch_size, len(data))
+        self.seed = seed
+        self.steps_per_epoch = -(-len(data) // self.batch_size)
+
+    def epoch(self, epoch: int) -> Iterator[Tensors]:
+        """The batches of an epoch (from 0), each a tuple of tensors of shape (batch, ...)."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", epoch))
+        order = torch.randperm(len(self.lengths), generator=generator)
+        pools = order.split(self.POOL * self.batch_size)
+        rows = torch.cat([pool[self.lengths[pool].argsort(stable=True)] for pool in pools])
+        batches = rows.split(self.batch_size)
+        for number in torch.randperm(len(batches), generator=generator).tolist():
+            yield trimmed(self.data.tensors, batches[number].to(self.data.tensors[0].device))
+
+
+class StreamBatches:
+    """One long text as `batch_size` rows side by side, which go on from step to step within an epoch.
+
+    Each epoch begins at another place of the first `length` tokens, so that the pieces differ.
+    """
+
+    def __init__(self, stream: TokenStream, batch_size: int | str, seed: int) -> None:
+        room = len(stream) - 1 - (stream.length - 1)  # a start, and a token that follows the last one
+        self.stream, self.seed = stream, seed
+        most = max(room // stream.length, 1)
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or not 1 <= batch_size <= most:
+            raise TaskError(
+                f"batch_size={batch_size!r}: the text has {len(stream):,} tokens, so give a whole number from 1 to "
+                f"{most:,} of rows, each with at least {stream.length} tokens."
+            )
+        self.batch_size = batch_size
+        self.row_length = room // batch_size
+        self.steps_per_epoch = max(-(-self.row_length // stream.length), 1)
+
+    def epoch(self, epoch: int) -> Iterator[Tensors]:
+        """The steps of an epoch (from 0): tokens (B, T), whether rows begin anew (B,), and what follows (B, T)."""
+        start = derive_seed(self.seed, "order", epoch) % (len(self.stream) - self.batch_size * self.row_length)
+        yield from side_by_side(self.stream, self.batch_size, start, self.row_length)
+
+
 class LoaderBatches:
     """The batches of the user's DataLoader. Its random numbers come from torch's global generator, which the
     trial owns while it trains; a generator given to the loader is seeded by trial and epoch."""
@@ -89,7 +143,7 @@ class LoaderBatches:
             yield tuple(batch)
 
 
-Batches = TensorBatches | LoaderBatches
+Batches = TensorBatches | PaddedBatches | StreamBatches | LoaderBatches
 
 
 def make_batches(
@@ -100,8 +154,13 @@ def make_batches(
         data = data(config)
     if isinstance(data, DataLoader):
         return LoaderBatches(data, seed)
-    tensors = tuple(tensor.to(device) for tensor in data)
-    return TensorBatches(tensors, config.get("batch_size", 32), seed)
+    batch_size = config.get("batch_size", 32)
+    if isinstance(data, Padded):
+        return PaddedBatches(replace(data, tensors=tuple(t.to(device) for t in data.tensors)), batch_size, seed)
+    if isinstance(data, TokenStream):
+        length = config.get("sequence_length", data.length)
+        return StreamBatches(replace(data, tokens=data.tokens.to(device), length=length), batch_size, seed)
+    return TensorBatches(tuple(tensor.to(device) for tensor in data), batch_size, seed)
 
 
 def _checked_size(batch_size: int | str, examples: int) -> int:

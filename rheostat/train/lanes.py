@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rheostat.data.base import Padded, TokenStream
 from rheostat.train.batches import TensorBatches
 from rheostat.train.dropout import draw_masks, rates
 from rheostat.train.loop import Training
@@ -40,6 +41,10 @@ class LanesError(Exception):
 
 def refusal(task: Task) -> str:
     """Why no trial of this task can be a lane; empty where nothing speaks against it."""
+    if isinstance(task.train, Padded):
+        return "sequences of different lengths do not stack"
+    if isinstance(task.train, TokenStream):
+        return "a network that reads one long text keeps its state from step to step"
     if not isinstance(task.train, tuple):
         return "the training data come from a DataLoader; give tensors"
     if task.hooks is not no_hooks:

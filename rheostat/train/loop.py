@@ -20,7 +20,7 @@ from rheostat.train.base import Send
 from rheostat.train.batches import make_batches
 from rheostat.train.early_stopping import EarlyStopping, Mode
 from rheostat.train.hooks import ClipGradients, Hook, Hooks, Run, StopOnNaN, WeightAverage
-from rheostat.train.task import Task, evaluate, judge, pick_device
+from rheostat.train.task import Task, chunks, evaluate, few, judge, pick_device, scored
 from rheostat.types import Config, Event, Job, Outcome, Report, Status
 
 
@@ -58,7 +58,12 @@ class Training:
             randomness.seed_all(job.seed)
             self.model = _built(task, config).to(self.device)
             self.batches = make_batches(task.train, config, job.seed, self.device)
-            self.optimizer = optimizers.build(config, self.model.parameters())
+            groups = task.groups(self.model, config)
+            trained = {id(parameter) for group in groups for parameter in group.parameters}
+            for parameter in self.model.parameters():
+                if id(parameter) not in trained:
+                    parameter.requires_grad_(False)
+            self.optimizer = optimizers.build(config, groups)
             self.random_state = randomness.get_state()
         steps = self.batches.steps_per_epoch
         self.rate, self.plateau = rates.from_config(config, steps, max(steps * self.max_epochs, 1))
@@ -82,7 +87,7 @@ class Training:
             for batch in self.batches.epoch(self.run.epoch):
                 self.set_rate()
                 loss = self.backward(batch)
-                if not self.update(loss, len(batch[-1])):
+                if not self.update(loss, self.task.weight(batch[-1])):
                     break
             return self.end_epoch()
 
@@ -98,7 +103,7 @@ class Training:
         """Give the optimiser the learning rate of the coming update."""
         lr = self.rate(self.run.step) * (self.plateau.scale if self.plateau is not None else 1.0)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)  # checkpoints of before there were groups
 
     def update(self, loss: Tensor | float, examples: int) -> bool:
         """One update from the gradients of a batch with this mean loss; whether the epoch goes on."""
@@ -167,7 +172,8 @@ class Training:
             return loss.detach()
         losses = []
         for *inputs, target in zip(*(part.chunk(self.accumulate) for part in batch), strict=True):
-            loss = self.loss_function(self.model(*inputs), target) * (len(target) / len(batch[-1]))
+            share = self.task.weight(target) / max(self.task.weight(batch[-1]), 1)
+            loss = self.loss_function(self.model(*inputs), target) * share
             loss.backward()
             losses.append(loss.detach())
         return torch.stack(losses).sum()
@@ -178,6 +184,9 @@ class Training:
                 results = evaluate(self.task, self.model, self.task.validation, self.device)
             else:
                 results = judge(self.task, outputs)
+                self.model.eval()
+                results |= scored(self.task, self.model, self.task.validation, self.device)
+                self.model.train()
             metrics = {f"val_{name}": value for name, value in results.items()}
             self.run.metrics = metrics
             try:
@@ -421,14 +430,15 @@ def check(task: Task, config: Config) -> None:
 
 
 def _try_on_a_few(task: Task, training: Training) -> None:
-    if not isinstance(task.validation, tuple):
+    excerpt = few(task.validation)
+    if excerpt is None:
         return
-    few = tuple(tensor[:8] for tensor in task.validation)
     try:
-        evaluate(task, training.model, few, training.device)
+        evaluate(task, training.model, excerpt, training.device)
     except Exception as cause:  # the user's model, loss and metrics may raise anything
+        *inputs, target = next(iter(chunks(excerpt, 8)))
         raise TaskError(
             f"The network cannot be applied to the validation data: {type(cause).__name__}: {cause}. Its inputs have "
-            f"shapes {[tuple(t.shape[1:]) for t in few[:-1]]} and its targets {tuple(few[-1].shape[1:])} "
-            f"({few[-1].dtype}); see that model, loss and metrics fit them."
+            f"shapes {[tuple(t.shape[1:]) for t in inputs]} and its targets {tuple(target.shape[1:])} "
+            f"({target.dtype}); see that model, loss and metrics fit them."
         ) from cause

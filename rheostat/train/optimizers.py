@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -21,7 +21,15 @@ from rheostat.train.adam import Adam, AdamW
 from rheostat.train.eager import eager
 
 Values = Mapping[str, float]
-Parameters = list[nn.Parameter]
+Parameters = list[dict[str, Any]]  # groups, as torch.optim takes them
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters whose learning rate is `lr_scale` times that of the configuration."""
+
+    parameters: tuple[nn.Parameter, ...]
+    lr_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ class Lion(_PerGroup):
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        parameters: Iterable[nn.Parameter] | Parameters,
         lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
@@ -153,7 +161,7 @@ class AdamTF1(_PerGroup):
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        parameters: Iterable[nn.Parameter] | Parameters,
         lr: float = 1e-3,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
@@ -184,7 +192,7 @@ class AdagradTF1(_PerGroup):
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        parameters: Iterable[nn.Parameter] | Parameters,
         lr: float = 0.05,
         accumulator: float = 0.1,
         weight_decay: float = 0.0,
@@ -208,7 +216,8 @@ FUSED_DEVICES = frozenset({"cpu", "cuda", "mps", "xpu"})
 
 def _fused(parameters: Parameters, devices: frozenset[str] = FUSED_DEVICES) -> bool | None:
     """True where the fused kernel takes these parameters; None leaves the choice to PyTorch."""
-    return True if all(p.is_floating_point() and p.device.type in devices for p in parameters) else None
+    listed = [parameter for group in parameters for parameter in group["params"]]
+    return True if all(p.is_floating_point() and p.device.type in devices for p in listed) else None
 
 
 def _sgd(parameters: Parameters, v: Values) -> Optimizer:
@@ -339,19 +348,19 @@ def learning_rate(config: Mapping[str, Any]) -> float:
     return number(config, "lr", _recipe(_name(config)).defaults["lr"], RANGES["lr"])
 
 
-def build(config: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimiser that a configuration names (adam where it names none), over all parameters in one group.
+def build(config: Mapping[str, Any], groups: Sequence[Group]) -> Optimizer:
+    """The optimiser that a configuration names (adam where it names none); each group's `lr_scale` is kept in it.
 
     Hyperparameters that this optimiser does not read are ignored. Sparse gradients are not supported.
     Raises TaskError for an unknown optimiser, a bad value, or a network without parameters.
 
-    >>> optimizer = build({"optimizer": "momentum", "lr": 0.1}, nn.Linear(2, 1).parameters())
+    >>> optimizer = build({"optimizer": "momentum", "lr": 0.1}, [Group(tuple(nn.Linear(2, 1).parameters()))])
     >>> optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["momentum"]
     (0.1, 0.9)
     """
     recipe = _recipe(_name(config))
     values = {key: number(config, key, default, RANGES[key]) for key, default in recipe.defaults.items()}
-    listed = list(parameters)
-    if not listed:
+    filled = [group for group in groups if group.parameters]
+    if not filled:
         raise TaskError("The network has no parameters, so there is nothing to train: see what model(config) returns.")
-    return recipe.make(listed, values)
+    return recipe.make([{"params": [*g.parameters], "lr_scale": g.lr_scale} for g in filled], values)

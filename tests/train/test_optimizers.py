@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -13,9 +13,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rheostat.errors import TaskError
-from rheostat.train.optimizers import OPTIMIZERS, all_reads, build, learning_rate, reads
+from rheostat.train import optimizers
+from rheostat.train.optimizers import OPTIMIZERS, Group, all_reads, learning_rate, reads
 
 SHAPES = [(3, 4), (5,), (2, 1, 3)]
+
+
+def build(config: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """All parameters in one group."""
+    return optimizers.build(config, [Group(tuple(parameters))])
+
+
 FUSED = ["sgd", "momentum", "nesterov", "adagrad", "adam", "adamw"]
 DECOUPLED = ["adamw", "lion"]
 PLAIN: dict[str, Any] = {"foreach": False}
