@@ -46,8 +46,12 @@ def tune(
         str | None, typer.Option("--target", help="The column to predict: its name, its number, or 'last'.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the study [default: that of the target]")] = None,
-    trials: Annotated[int, typer.Option(help="Trials in all, also after a continuation.")] = 60,
-    epochs: Annotated[int, typer.Option(help="The most that a trial may train.")] = 20,
+    trials: Annotated[
+        int | None, typer.Option(help="Trials in all, also after a continuation [default: what suits the data]")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="The most that a trial may train [default: what suits the data]")
+    ] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop after this time; run again to go on.")] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes configurations, weights and batches [default: 0]")] = None,
     space: Annotated[Path | None, typer.Option(help="A TOML file with the space to search.")] = None,
@@ -63,6 +67,9 @@ def tune(
     kind: Annotated[
         str | None, typer.Option(help="classification or regression [default: what the column looks like]")
     ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="mlp, cnn, rnn, lm, transformer or seq2seq [default: by the data]")
+    ] = None,
     arg: Annotated[list[str] | None, typer.Option(help="For a function in FILE.py: data=PATH")] = None,
     storage: Storage = None,
     as_json: AsJson = False,
@@ -76,6 +83,7 @@ def tune(
             "label": label,
             "test": test,
             "kind": kind,
+            "model": model,
             "device": device,
             "arguments": dict(_pair("--arg", a) for a in arg or []),
         },

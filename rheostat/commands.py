@@ -8,7 +8,7 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +58,21 @@ def tune(
     started = time.monotonic()
     loaded = load_target(**target)
     name = name or loaded.name
+    for budget, usual in (("trials", loaded.trials), ("epochs", loaded.epochs)):
+        if settings[budget] is None:
+            settings[budget] = usual
+    space = changes.apply(loaded.space)
     out = sys.stderr if as_json else sys.stdout
     watcher = make_console("plain" if as_json else "auto", out)
     for note in [*loaded.notes, *_continuing(name, storage, settings["trials"])]:
         text.show(note, out)
     study = tune_task(
         loaded.task,
-        changes.apply(loaded.space),
+        space,
         name=name,
         storage=storage,
         progress=watcher,
+        first=() if changes.file else (space.likely(),),
         target={**target, "target": _absolute(str(target["target"]))},
         **settings,
     )
@@ -145,7 +150,8 @@ def _test_value(study: Study, target: Target) -> float | None:
         return None
     device = pick_device(target.task.device)
     model = study.best.load(target.task.model).to(device)
-    return evaluate(target.task, model, target.task.test, device)[study.metric.removeprefix("val_")]
+    task = replace(target.task, scores={**target.task.scores, **target.final})
+    return evaluate(task, model, target.task.test, device)[study.metric.removeprefix("val_")]
 
 
 def _advice(study: Study, trials: Sequence[TrialResult], validation_size: int | None) -> list[Advice]:

@@ -160,12 +160,17 @@ def space(*hyperparameters: str, **given: Scalar) -> dict[str, Hyperparameter]:
     return parts
 
 
-def default_space(model_names: Iterable[str] = (), examples: int | None = None) -> Space:
+def default_space(
+    model_names: Iterable[str] = (),
+    examples: int | None = None,
+    model: str = "mlp",
+    parts: Mapping[str, Hyperparameter | Scalar] | None = None,
+) -> Space:
     """The space to tune a network in when the user gives none, for about 60 trials: at most ten dimensions.
 
-    `model_names` are the hyperparameters that the model reads; some are left at the model's default.
-    `examples` is the number of training examples: batches leave eight updates in an epoch, where that is
-    possible. Raises SpaceError for an unknown name.
+    `model_names` are the hyperparameters that the model reads; some are left at the model's default. `model` is one
+    of `MODELS`. `parts` replaces ranges of the catalogue and adds others. `examples` is the number of training
+    examples: batches leave eight updates in an epoch, where that is possible. Raises SpaceError for an unknown name.
 
     >>> list(default_space(["layers", "units", "init"]))
     ['lr', 'weight_decay', 'batch_size', 'schedule', 'layers', 'units']
@@ -176,21 +181,23 @@ def default_space(model_names: Iterable[str] = (), examples: int | None = None) 
     # the betas and epsilon (Tuning Playbook: with 25 trials or more, for little), warmup (shallow nets do
     # without), epochs (fixed within a study), and what `LATER` names.
     chosen = [name for name in model_names if get(name).name not in LATER]
-    parts: dict[str, Any] = space(
-        "lr", "weight_decay", "batch_size", "schedule", *chosen, optimizer="adamw", model="mlp"
+    known: dict[str, Any] = space(
+        "lr", "weight_decay", "batch_size", "schedule", *chosen, optimizer="adamw", model=model
     )
     # Between the 0.001 of the paper and the 0.01 that small nets on little data wanted in the pilot.
-    parts["lr"] = Float(1e-4, 1e-1, log=True, prior=Prior(3e-3, 0.5))
-    parts["schedule"] = Choice(["cosine", "constant"], prior=Prior("cosine", 0.75))
-    if examples is not None:
-        sizes = [size for size in parts["batch_size"].values if 8 * size <= examples]
-        parts["batch_size"] = replace(parts["batch_size"], values=sizes) if len(sizes) > 1 else min(32, examples)
-    narrower: dict[str, Hyperparameter] = {
-        "layers": Int(1, 4, prior=Prior(2, 0.5)),
-        "units": Int(16, 512, log=True, prior=Prior(128, 0.4)),
-        "dropout": Float(0.0, 0.5, prior=Prior(0.1, 0.4)),
-    }
-    return Space({**{name: narrower.get(name, part) for name, part in parts.items()}, "optimizer": "adamw"})
+    known["lr"] = Float(1e-4, 1e-1, log=True, prior=Prior(3e-3, 0.5))
+    known["schedule"] = Choice(["cosine", "constant"], prior=Prior("cosine", 0.75))
+    if "dropout" in known:
+        known["dropout"] = Float(0.0, 0.5, prior=Prior(0.1, 0.4))
+    if model == "mlp":
+        narrower = {"layers": Int(1, 4, prior=Prior(2, 0.5)), "units": Int(16, 512, log=True, prior=Prior(128, 0.4))}
+        known |= {name: part for name, part in narrower.items() if name in known}
+    known |= parts or {}
+    sizes = known["batch_size"]
+    if examples is not None and isinstance(sizes, Choice):
+        fitting = [size for size in sizes.values if 8 * size <= examples]
+        known["batch_size"] = replace(sizes, values=fitting) if len(fitting) > 1 else min(32, examples)
+    return Space({**known, "optimizer": "adamw"})
 
 
 def explain(name: str) -> str:

@@ -361,6 +361,14 @@ class Space(Mapping[str, Hyperparameter]):
         """`n` independent configurations drawn from the priors."""
         return [self.decode(point, prior=True) for point in rng.random((n, len(self)))]
 
+    def likely(self) -> Config:
+        """The likeliest configuration: of each prior its value, without a prior the middle."""
+        values: dict[str, Scalar] = {}
+        for name, part in self.tuned.items():
+            if self.is_active(name, {**self.fixed, **values}):
+                values[name] = part.decode(0.5) if part.prior is None else part.prior.value
+        return Config({**values, **self.fixed})
+
     def complete(self, values: Mapping[str, Scalar]) -> Config:
         """A checked configuration from the user's values: fixed ones are filled in.
 

@@ -438,6 +438,11 @@ class Study:
         """Try this configuration next. Raises SpaceError where it does not fit the space."""
         self.records.enqueue(self._record, [self.space.complete(config)])
 
+    @property
+    def queued(self) -> list[Config]:
+        """The configurations that wait to be tried next."""
+        return list(self.records.queued(self._record).values())
+
     # -- results ---------------------------------------------------------------------------------------------
 
     @property

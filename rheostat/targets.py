@@ -6,53 +6,37 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
 import cloudpickle
-from torch import Tensor, nn
 
-from rheostat.data.base import Dataset, Kind
+from rheostat import families
+from rheostat.data.base import Dataset, Form
 from rheostat.data.read import read
-from rheostat.errors import DataError, SpaceError, TaskError, unknown
-from rheostat.hyperparameters import default_space
-from rheostat.models import mlp
+from rheostat.errors import DataError, SettingError, SpaceError, TaskError, unknown
+from rheostat.families import Family
 from rheostat.space import Space
-from rheostat.train.task import Metric, Task
-from rheostat.types import Config
+from rheostat.train.task import Score, Task
+from rheostat.train.translation import Bleu
 
 
 @dataclass(frozen=True)
 class Target:
-    """Something to tune."""
+    """Something to tune, in `trials` trials of at most `epochs` epochs where the user names no others.
+
+    `final` replaces the scores of the task on held-out data, where more may be spent on them.
+    """
 
     name: str
     task: Task
     space: Space
     notes: tuple[str, ...] = ()
     validation_size: int | None = None
-
-
-@dataclass(frozen=True)
-class BuildMLP:
-    """Makes the default network of a data set from a configuration."""
-
-    inputs: int
-    outputs: int
-
-    def __call__(self, config: Config) -> nn.Module:
-        return mlp.MLP(self.inputs, self.outputs, **{n: config[n] for n in mlp.HYPERPARAMETERS if n in config})
-
-
-@dataclass(frozen=True)
-class ScaledRMSE:
-    """Root mean squared error in the units of the user's target, which was standardised by `scale`."""
-
-    scale: float
-
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return (outputs - targets).square().mean().sqrt() * self.scale
+    trials: int = 60
+    epochs: int = 20
+    final: Mapping[str, Score] = field(default_factory=dict)
 
 
 def load_target(
@@ -62,40 +46,53 @@ def load_target(
     kind: str | None = None,
     device: str = "auto",
     arguments: Mapping[str, str] | None = None,
+    model: str | None = None,
 ) -> Target:
     """The task and the default space of a target.
 
-    `label` names the column to predict, `test` a file of held-out rows, `kind` is classification or regression
-    (else it is inferred), and `arguments` are given to the function where the target is one. Raises DataError,
-    TaskError or SpaceError in words.
+    `label` names the column to predict, or the language to translate into; `test` is a file of held-out data,
+    `kind` is classification or regression (else it is inferred), `model` a family of networks (else the usual one),
+    and `arguments` are given to the function where the target is one. Raises DataError, TaskError or SpaceError in
+    words.
     """
     path, _, name = target.partition(".py:")
     if target.endswith(".py") or name:
+        if model is not None:
+            raise SettingError(f"--model {model}: {path} brings its own network.")
         return _from_python(Path(path if target.endswith(".py") else path + ".py"), name, dict(arguments or {}))
     if arguments:
         raise TaskError(f"--arg {next(iter(arguments))}: only a target like file.py:function takes arguments.")
     dataset = read(target, label=label, test=Path(test) if test else None, kind=kind)
-    return from_dataset(dataset, device)
+    return from_dataset(dataset, device, model)
 
 
-def from_dataset(dataset: Dataset, device: str = "auto") -> Target:
-    """The default network for tabular data: an MLP."""
-    classification = dataset.kind is Kind.CLASSIFICATION
-    metrics: Mapping[str, Metric] | tuple[str, ...] = ("error", "accuracy")
-    if not classification:
-        metrics = {"rmse": ScaledRMSE(dataset.target_scale)}
-    task = Task(
-        BuildMLP(dataset.inputs, dataset.outputs),
-        dataset.train,
-        dataset.validation,
-        loss="cross_entropy" if classification else "mse",
-        metrics=metrics,
-        test=dataset.test,
-        name=dataset.name,
-        device=device,
+def from_dataset(dataset: Dataset, device: str = "auto", model: str | None = None) -> Target:
+    """The family of networks for a data set, or the one named, in its default space."""
+    family = families.choose(dataset, model)
+    task = families.make_task(dataset, family, device)
+    space = family.space(dataset)
+    validation = dataset.validation
+    examples = len(validation[0]) if isinstance(validation, tuple) else len(validation)
+    in_examples = dataset.form in (Form.ROWS, Form.IMAGES, Form.TEXTS)
+    return Target(
+        dataset.name,
+        task,
+        space,
+        (*dataset.notes, _chosen(family, space)),
+        examples if in_examples else None,
+        family.trials,
+        family.epochs,
+        {"bleu": Bleu(dataset.vocabularies[1], width=5)} if dataset.form is Form.PAIRS else {},
     )
-    space = default_space(mlp.HYPERPARAMETERS, examples=len(dataset.train[0]))
-    return Target(dataset.name, task, space, dataset.notes, len(dataset.validation[0]))
+
+
+def _chosen(family: Family, space: Space) -> str:
+    """What is tuned, and why that network."""
+    fixed = ", ".join(f"{name} {value}" for name, value in space.fixed.items())
+    return (
+        f"Tuning {family.title} (model {family.name}), the usual one for {family.forms[0]}: "
+        f"{', '.join(space.tuned)}; fixed: {fixed}."
+    )
 
 
 def _from_python(path: Path, name: str, arguments: dict[str, str]) -> Target:

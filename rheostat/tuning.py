@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ def tune(
     space: Space | Mapping[str, Hyperparameter | Scalar] | None = None,
     *,
     name: str | None = None,
-    trials: int | None = 60,
-    epochs: int = 20,
+    trials: int | None = None,
+    epochs: int | None = None,
     minutes: float | None = None,
     seed: int | None = None,
     storage: str | Path | None = None,
@@ -33,12 +33,15 @@ def tune(
     in_flight: int | None = None,
     progress: str | Watcher = "auto",
     target: Mapping[str, Any] | None = None,
+    first: Sequence[Mapping[str, Scalar]] = (),
 ) -> Study:
     """Find the hyperparameters with which a task trains best; the study that did it.
 
     `task` is a Task, or what the command line takes (`digits`, a file, `file.py:object`), which brings its own
-    space. `trials` is how many there shall be in all: the same call again continues the study of this name up to
-    them. `workers` is how many processes train (None: as many as the machine allows; 1: this one).
+    space, its own numbers of trials and epochs, and its likeliest configuration to begin with. `trials` (60) is how
+    many there shall be in all: the same call again continues the study of this name up to them. `epochs` (20) is
+    the most that one may train. `workers` is how many processes train (None: as many as the machine allows; 1: this
+    one). A new study tries the configurations `first` before any others.
 
     Raises TaskError, DataError or SpaceError before anything is trained where the parts do not fit together, and
     StudyError where a study of this name cannot be continued with these arguments.
@@ -48,7 +51,11 @@ def tune(
 
         target = target or {"target": task}
         loaded = load_target(**target)
-        task, space, name = loaded.task, space if space is not None else loaded.space, name or loaded.name
+        task, name = loaded.task, name or loaded.name
+        trials = loaded.trials if trials is None else trials
+        epochs = loaded.epochs if epochs is None else epochs
+        if space is None:
+            space, first = loaded.space, first or (loaded.space.likely(),)
     if space is None:
         raise SpaceError("Which hyperparameters? Give a space, such as Space(lr=Float(1e-5, 1e-1, log=True)).")
     study = Study(
@@ -61,10 +68,13 @@ def tune(
         target=target,
         data_fingerprint=task.fingerprint(),
     )
+    if first and not study.trials and not study.queued:
+        for config in first:
+            study.enqueue(config)
     return study.train(
         task,
-        trials=trials,
-        epochs=epochs,
+        trials=60 if trials is None else trials,
+        epochs=20 if epochs is None else epochs,
         minutes=minutes,
         search=search,
         schedule=schedule,

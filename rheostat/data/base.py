@@ -92,10 +92,11 @@ class Padded:
     """Sequences of different lengths: int64 tensors (N, L), each row padded with PADDING at its end, targets last.
 
     Targets are sequences too, or classes (N,). Training takes rows of like length together and cuts what is
-    padding in all of them; networks and losses must not care.
+    padding in all of them; networks and losses must not care. `texts` are N target sentences as they were written.
     """
 
     tensors: tuple[Tensor, ...]
+    texts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tensors[0])

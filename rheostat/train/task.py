@@ -273,7 +273,7 @@ def chunks(data: Data, size: int) -> Iterable[Sequence[Tensor]]:
 def few(data: Data, rows: int = 8) -> Data | None:
     """Some of the data, to try a network on; None for a DataLoader."""
     if isinstance(data, Padded):
-        return replace(data, tensors=tuple(tensor[:rows] for tensor in data.tensors))
+        return Padded(tuple(tensor[:rows] for tensor in data.tensors), data.texts[:rows])
     if isinstance(data, TokenStream):
         return replace(data, tokens=data.tokens[: rows * data.length + 1])
     return tuple(tensor[:rows] for tensor in data) if isinstance(data, tuple) else None
