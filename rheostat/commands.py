@@ -72,7 +72,7 @@ def tune(
         name=name,
         storage=storage,
         progress=watcher,
-        first=() if changes.file else (space.likely(),),
+        first=(space.likely(),) if loaded.likely_first and settings["search"] != "grid" else (),
         target={**target, "target": _absolute(str(target["target"]))},
         **settings,
     )

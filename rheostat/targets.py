@@ -36,6 +36,7 @@ class Target:
     validation_size: int | None = None
     trials: int = 60
     epochs: int = 20
+    likely_first: bool = False
     final: Mapping[str, Score] = field(default_factory=dict)
 
 
@@ -82,6 +83,7 @@ def from_dataset(dataset: Dataset, device: str = "auto", model: str | None = Non
         examples if in_examples else None,
         family.trials,
         family.epochs,
+        True,
         {"bleu": Bleu(dataset.vocabularies[1], width=5)} if dataset.form is Form.PAIRS else {},
     )
 
