@@ -1,138 +1,143 @@
 """Files of delimited text (CSV, TSV, plain or gzip) as columns of text.
 
-The delimiter, the encoding and the header are found here; what a column means is decided elsewhere.
+The delimiter, the encoding and the header are found here; what a column means is decided elsewhere. A file is read
+as a stream, three times: for its encoding, for its delimiter (the first rows), and for its cells. A column keeps each
+different text once, and a number that is one of very many as 8 bytes, so that a table takes less room than its file.
 """
 
 from __future__ import annotations
 
 import csv
 import gzip
+import hashlib
 import io
 import math
 import zlib
+from codecs import getincrementaldecoder
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rheostat.data.table import Cells, Column, Places, Table, parse_number, shortened
 from rheostat.errors import DataError
 
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
-MISSING = frozenset(["", "?", "na", "n/a", "nan", "null", "none", "-"])  # whatever their case
 SNIFFED_ROWS = 100
+CHUNK_BYTES, CHUNK_CELLS = 2**20, 2**18  # read, and worked on, at a time
+MOST_TEXTS = 2**14  # different ones in a column, beyond which numbers are kept without their texts
+FEW_WORDS = 0.01  # of those, up to which the column is one of numbers
 
 
-def parse_number(cell: str) -> float | None:
-    """The number that a cell holds, infinite ones included; None for a text. Missing cells are NaN.
+@dataclass(frozen=True)
+class _Source:
+    """A text file, plain or packed, that can be read again and again."""
 
-    >>> [parse_number(cell) for cell in ("-3", "1e-4", "N/A", "1,000", "1_000")]
-    [-3.0, 0.0001, nan, None, None]
-    """
-    if cell.lower() in MISSING:
-        return math.nan
-    if "_" in cell or not cell.isascii():  # float() would take 1_000, and the digits of other scripts
-        return None
-    try:
-        return float(cell)
-    except ValueError:
-        return None
+    path: Path
+    encoding: str
 
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """The distinct cells of a column, C of them, each looked at once however many rows hold it."""
-
-    texts: tuple[str, ...]
-
-    @cached_property
-    def _parsed(self) -> list[float | None]:
-        return [parse_number(text) for text in self.texts]
-
-    @cached_property
-    def numbers(self) -> NDArray[np.float64]:
-        """The number in each cell, (C,); NaN where there is none."""
-        return np.array([math.nan if number is None else number for number in self._parsed])
-
-    @cached_property
-    def worded(self) -> NDArray[np.bool_]:
-        """Which cells hold something that is not a number, (C,)."""
-        return np.array([number is None for number in self._parsed], bool)
-
-    @cached_property
-    def missing(self) -> NDArray[np.bool_]:
-        """Which cells hold nothing, (C,)."""
-        return np.isnan(self.numbers) & ~self.worded
+    @contextmanager
+    def records(self, delimiter: str, quoted: bool) -> Iterator[Any]:
+        """Its rows, as a reader of the csv module, which counts the lines."""
+        with _opened(self.path) as binary, io.TextIOWrapper(binary, self.encoding, newline="") as text:
+            yield csv.reader(
+                text,
+                delimiter=delimiter,
+                quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
+                skipinitialspace=True,
+                strict=True,
+            )
 
 
-@dataclass(frozen=True, eq=False)
-class Column:
-    """One column of a file, N rows: row i holds the cell `codes[i]`, and has the number `rows[i]` in the file.
+@dataclass
+class _Gatherer:
+    """Collects the cells of one column, a chunk at a time.
 
-    `cells` may hold some that no row has.
+    `places` numbers the texts; a number whose text is not kept is in `values`, the first of them with the code -1,
+    the second with -2, and so on.
     """
 
-    file: str
-    name: str
-    cells: Cells
-    codes: NDArray[np.intp]  # (N,)
-    rows: NDArray[np.intp]  # (N,), from 1
+    places: Places = field(default_factory=Places)
+    codes: list[NDArray[np.int32]] = field(default_factory=list)
+    values: list[NDArray[np.float64]] = field(default_factory=list)
+    valued: int = 0
+    take: Callable[[Sequence[str]], None] = field(init=False)
 
-    @cached_property
-    def counts(self) -> NDArray[np.intp]:
-        """How many rows hold each cell, (C,)."""
-        return np.bincount(self.codes, minlength=len(self.cells.texts))
+    def __post_init__(self) -> None:
+        self.take = self._take_texts
 
-    @property
-    def numbers(self) -> NDArray[np.float64]:
-        """The number in each row, (N,); NaN where there is none."""
-        return self.cells.numbers[self.codes]
+    def _take_texts(self, cells: Sequence[str], judge: bool = True) -> None:
+        self.codes.append(np.fromiter(map(self.places.__getitem__, cells), np.int32, len(cells)))
+        if judge and len(self.places) > MOST_TEXTS:
+            words = sum(parse_number(text) is None for text in self.places)
+            numeric = words <= FEW_WORDS * len(self.places)
+            self.take = self._take_numbers if numeric else partial(self._take_texts, judge=False)
 
-    def take(self, rows: NDArray[Any]) -> Column:
-        """Some of the rows, by index or by a mask."""
-        return replace(self, codes=self.codes[rows], rows=self.rows[rows])
+    def _take_numbers(self, cells: Sequence[str]) -> None:
+        try:
+            plain = (text := "".join(cells)).isascii() and "_" not in text
+            values = np.array(list(map(float, cells))) if plain else None
+        except ValueError:
+            values = None
+        if values is None:
+            parsed = [parse_number(cell) for cell in cells]
+            known = np.array([number is not None and not math.isnan(number) for number in parsed])
+            values = np.array([number for number, kept in zip(parsed, known, strict=True) if kept], np.float64)
+            codes = np.array([0 if kept else self.places[cell] for cell, kept in zip(cells, known, strict=True)])
+        else:
+            known, codes = np.ones(len(cells), bool), np.zeros(len(cells))
+        codes[known] = -1 - self.valued - np.arange(len(values))
+        self.codes.append(codes.astype(np.int32))
+        self.values.append(values)
+        self.valued += len(values)
 
-    def amount(self, cells: NDArray[np.bool_]) -> int:
-        """How many rows hold one of these cells, a mask (C,)."""
-        return int(self.counts[cells].sum())
-
-    def first(self, cells: NDArray[np.bool_]) -> str:
-        """Words for the first row that holds one of these cells, a mask (C,): where it is, and what it holds."""
-        row = int(np.argmax(cells[self.codes]))
-        text = self.cells.texts[self.codes[row]]
-        return f"{self.file}, column {self.name!r}, row {self.rows[row]}: {shortened(text)}"
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """A file of columns. `content` is the file itself, unpacked; `notes` say what was found."""
-
-    file: str
-    columns: tuple[Column, ...]
-    header: bool
-    content: bytes
-    notes: tuple[str, ...]
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(column.name for column in self.columns)
-
-    @property
-    def length(self) -> int:
-        return len(self.columns[0].codes)
-
-    def take(self, rows: NDArray[Any]) -> Table:
-        return replace(self, columns=tuple(column.take(rows) for column in self.columns))
+    def cells(self) -> tuple[Cells, NDArray[np.int32]]:
+        """All cells and the code of each row; what was gathered is let go."""
+        texts, codes = tuple(self.places), np.concatenate(self.codes)
+        values = np.concatenate(self.values) if self.values else None
+        self.codes.clear()
+        self.values.clear()
+        by_value = codes < 0
+        codes[by_value] = len(texts) - 1 - codes[by_value]
+        return Cells.of_texts(texts, values), codes
 
 
-def shortened(text: str) -> str:
-    """A cell in quotation marks, cut to a readable length."""
-    return repr(text if len(text) <= 40 else text[:37] + "...")
+@dataclass
+class _Gathered:
+    """What a pass over the rows of a file found, blank rows left out.
+
+    `lengths` counts the rows of each number of cells, and `first` has the first row of each, with whether one of its
+    cells spans several lines. Where they differ, columns are not gathered to the end.
+    """
+
+    columns: list[_Gatherer] = field(default_factory=list)
+    rows: list[NDArray[np.intp]] = field(default_factory=list)  # their numbers in the file, from 1
+    lengths: Counter[int] = field(default_factory=Counter)
+    first: dict[int, tuple[int, bool]] = field(default_factory=dict)
+
+    def extend(self, records: Sequence[list[str]], start: int) -> None:
+        """Further rows; the first of them is the row `start` of the file."""
+        filled = [place for place, record in enumerate(records) if any(map(str.strip, record))]
+        for place in filled:
+            length = len(records[place])
+            self.lengths[length] += 1
+            if length not in self.first:
+                self.first[length] = start + place, any("\n" in cell for cell in records[place])
+        if len(self.lengths) != 1:
+            return
+        if not self.columns:
+            self.columns = [_Gatherer() for _ in records[filled[0]]]
+        by_column = zip(*(records[place] for place in filled), strict=True)
+        for column, cells in zip(self.columns, by_column, strict=False):  # there may be no row
+            column.take(list(map(str.strip, cells)))
+        self.rows.append(np.array(filled, np.intp) + start)
 
 
 def read_table(path: Path, header: bool | None = None) -> Table:
@@ -141,99 +146,126 @@ def read_table(path: Path, header: bool | None = None) -> Table:
     Whether its first row is a header is found out unless `header` says it. Spaces around cells are dropped and
     blank rows skipped. Raises DataError for what cannot be read, or has rows of different lengths.
     """
-    content = _content(path)
-    text, notes = _decoded(path.name, content)
-    records, delimiter, quote_notes = _parsed(path.name, text)
-    filled = [row for row, record in enumerate(records) if any(map(str.strip, record))]
-    if not filled:
+    source, digest, notes = _surveyed(path)
+    gathered, delimiter, quote_notes = _parsed(source)
+    if not gathered.lengths:
         raise DataError(f"{path.name} is empty: it must hold rows of cells, separated by commas, tabs, ; or |.")
-    _check_lengths(path.name, [records[row] for row in filled], filled)
-    by_column = [list(map(str.strip, cells)) for cells in zip(*(records[row] for row in filled), strict=True)]
-    rows = np.array(filled) + 1
-    columns = [_column(path.name, cells, rows) for cells in by_column]
+    _check_lengths(path.name, gathered)
+    rows = np.concatenate(gathered.rows)
+    columns = [Column(path.name, "", *column.cells(), rows) for column in gathered.columns]
+    firsts = [column.cells.texts[0] for column in columns]
     if header is None:
         header = _has_header(columns)
     if header and len(rows) == 1:
         raise DataError(f"{path.name} holds nothing but the names of its columns: there must be rows below them.")
-    names = [(header and cells[0]) or f"column_{number}" for number, cells in enumerate(by_column, 1)]
-    if repeated := [name for name, times in Counter(names).items() if times > 1]:
-        raise DataError(f"{path.name}: more than one column is named {shortened(repeated[0])}: rename all but one.")
+    names = [(header and first) or f"column_{number}" for number, first in enumerate(firsts, 1)]
+    check_names(path.name, names)
     columns = [replace(column, name=name) for column, name in zip(columns, names, strict=True)]
     note = (
         f"{path.name}: {len(rows) - header:,} rows of {len(columns)} columns, separated by {DELIMITERS[delimiter]}; "
         + ("the first row names the columns." if header else f"no header, so they are named {_span(names)}.")
     )
-    table = Table(path.name, tuple(columns), header, content, (note, *notes, *quote_notes))
-    return table.take(np.arange(1, len(rows))) if header else table
+    table = Table(path.name, tuple(columns), header, digest, (note, *notes, *quote_notes))
+    return table.take(slice(1, None)) if header else table
+
+
+def check_names(file: str, names: Sequence[str]) -> None:
+    """Raises DataError where two columns have the same name."""
+    if repeated := [name for name, times in Counter(names).items() if times > 1]:
+        raise DataError(f"{file}: more than one column is named {shortened(repeated[0])}: rename all but one.")
 
 
 def _span(names: Sequence[str]) -> str:
+    """
+    >>> _span(["column_1", "column_2", "column_3"])
+    'column_1 to column_3'
+    """
     return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
 
 
-def _content(path: Path) -> bytes:
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    with path.open("rb") as file:
+        if path.suffix.lower() != ".gz":
+            yield file
+            return
+        with gzip.open(file) as unpacked:
+            yield unpacked  # type: ignore[misc]  # a GzipFile reads as a BinaryIO does
+
+
+def _surveyed(path: Path) -> tuple[_Source, str, tuple[str, ...]]:
+    """The file with its encoding, the SHA-256 of what it holds, and notes."""
+    digest, decoder, utf8 = hashlib.sha256(), getincrementaldecoder("utf-8")(), True
     try:
-        content = path.read_bytes()
+        with _opened(path) as file:
+            while chunk := file.read(CHUNK_BYTES):
+                if b"\0" in chunk:
+                    raise DataError(
+                        f"{path.name} is not plain text: it holds zero bytes. A spreadsheet or a UTF-16 text must be "
+                        "saved as CSV in UTF-8 first."
+                    )
+                digest.update(chunk)
+                utf8 = utf8 and _decodes(decoder, chunk, final=False)
     except OSError as cause:
-        raise DataError(f"{path} cannot be read: {cause.strerror or cause}.") from None
-    if path.suffix.lower() != ".gz":
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as cause:
+        if path.suffix.lower() != ".gz" or cause.errno is not None:
+            raise DataError(f"{path} cannot be read: {cause.strerror or cause}.") from None
         raise DataError(f"{path.name} cannot be unpacked: {cause}. Is it a whole gzip file?") from None
+    except (EOFError, zlib.error) as cause:
+        raise DataError(f"{path.name} cannot be unpacked: {cause}. Is it a whole gzip file?") from None
+    if utf8 and _decodes(decoder, b"", final=True):
+        return _Source(path, "utf-8-sig"), digest.hexdigest(), ()
+    return _Source(path, "latin-1"), digest.hexdigest(), (f"{path.name}: it is not UTF-8, so it was read as Latin-1.",)
 
 
-def _decoded(file: str, content: bytes) -> tuple[str, tuple[str, ...]]:
-    if b"\0" in content:
-        raise DataError(
-            f"{file} is not plain text: it holds zero bytes. A spreadsheet or a UTF-16 text must be saved as CSV in "
-            "UTF-8 first."
-        )
+def _decodes(decoder: Any, chunk: bytes, final: bool) -> bool:
     try:
-        return content.decode("utf-8-sig"), ()
+        decoder.decode(chunk, final)
+        return True
     except UnicodeDecodeError:
-        return content.decode("latin-1"), (f"{file}: it is not UTF-8, so it was read as Latin-1.",)
+        return False
 
 
-def _parsed(file: str, text: str) -> tuple[list[list[str]], str, tuple[str, ...]]:
+def _parsed(source: _Source) -> tuple[_Gathered, str, tuple[str, ...]]:
     """The rows, the delimiter, and notes.
 
     Quotation marks that do not pair up would swallow rows without a word. They are taken as ordinary characters
     where that makes rows of equal length, as in plain text separated by tabs; else they are an error.
     """
-    delimiter = _sniffed(text, quoted=True)
-    records = _records(text, delimiter, quoted=True)
+    file, delimiter = source.path.name, _sniffed(source, quoted=True)
+    with source.records(delimiter, quoted=True) as records:
+        try:
+            return _gathered(records), delimiter, ()
+        except csv.Error as cause:
+            problem = (
+                f"{file}, line {records.line_num}: {cause}. A quotation mark without its partner may be the reason."
+            )
     try:
-        return list(records), delimiter, ()
-    except csv.Error as cause:
-        problem = f"{file}, line {records.line_num}: {cause}. A quotation mark without its partner may be the reason."
-    try:
-        delimiter = _sniffed(text, quoted=False)
-        plain = list(_records(text, delimiter, quoted=False))
+        delimiter = _sniffed(source, quoted=False)
+        with source.records(delimiter, quoted=False) as records:
+            plain = _gathered(records)
     except csv.Error:
         raise DataError(problem) from None
-    if len({len(record) for record in plain if record}) > 1:
+    if len(plain.lengths) > 1:
         raise DataError(problem)
     return plain, delimiter, (f"{file}: its quotation marks do not pair up, so they are ordinary characters.",)
 
 
-def _records(text: str, delimiter: str, quoted: bool) -> Any:
-    return csv.reader(
-        io.StringIO(text, newline=""),
-        delimiter=delimiter,
-        quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
-        skipinitialspace=True,
-        strict=True,
-    )
+def _gathered(records: Iterator[list[str]]) -> _Gathered:
+    """Raises csv.Error for what the csv module refuses."""
+    gathered, start, width = _Gathered(), 1, CHUNK_CELLS // SNIFFED_ROWS  # not known yet
+    while chunk := list(islice(records, max(CHUNK_CELLS // width, 1))):
+        gathered.extend(chunk, start)
+        start, width = start + len(chunk), max(map(len, chunk)) or 1
+    return gathered
 
 
-def _sniffed(text: str, quoted: bool) -> str:
+def _sniffed(source: _Source, quoted: bool) -> str:
     """The delimiter that splits most of the first rows into equally many cells, and then into the most."""
 
     def score(delimiter: str) -> tuple[float, int]:
         try:
-            lengths = [len(row) for row in islice(_records(text, delimiter, quoted), SNIFFED_ROWS) if row]
+            with source.records(delimiter, quoted) as records:
+                lengths = [len(row) for row in islice(records, SNIFFED_ROWS) if row]
         except csv.Error:
             return 0.0, 0
         ((usual, times),) = Counter(lengths).most_common(1) or [(1, 0)]
@@ -242,23 +274,14 @@ def _sniffed(text: str, quoted: bool) -> str:
     return max(DELIMITERS, key=score)
 
 
-def _column(file: str, texts: Sequence[str], rows: NDArray[np.intp]) -> Column:
-    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
-    codes = np.fromiter(map(places.__getitem__, texts), np.intp, len(texts))
-    return Column(file, "", Cells(tuple(places)), codes, rows)
-
-
-def _check_lengths(file: str, records: Sequence[Sequence[str]], filled: Sequence[int]) -> None:
-    lengths = [len(record) for record in records]
-    if len(set(lengths)) == 1:
+def _check_lengths(file: str, gathered: _Gathered) -> None:
+    if len(gathered.lengths) == 1:
         return
-    ((usual, _),) = Counter(lengths).most_common(1)
-    odd = next(place for place, length in enumerate(lengths) if length != usual)
-    hint = ""
-    if any("\n" in cell for cell in records[odd]):
-        hint = " One of its cells spans several lines: a quotation mark may be missing its partner."
+    ((usual, _),) = gathered.lengths.most_common(1)
+    row, spans, length = min((*first, length) for length, first in gathered.first.items() if length != usual)
+    hint = " One of its cells spans several lines: a quotation mark may be missing its partner." if spans else ""
     raise DataError(
-        f"{file}: row {filled[odd] + 1} has {lengths[odd]} cells where most rows have {usual}.{hint} Every row must "
+        f"{file}: row {row} has {length} cells where most rows have {usual}.{hint} Every row must "
         "have the same number; put a cell that holds the delimiter in quotation marks."
     )
 
@@ -271,7 +294,7 @@ def _has_header(columns: Sequence[Column]) -> bool:
     """
     begins_with_text = []
     for column in columns:
-        cells, below = column.cells, column.take(np.arange(1, len(column.codes)))
+        cells, below = column.cells, column.take(slice(1, None))
         numbers = below.amount(~cells.worded & ~cells.missing)
         if numbers > 9 * below.amount(cells.worded) and not cells.missing[0]:
             begins_with_text.append(bool(cells.worded[0]))

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from rheostat.data.base import SMALLEST, Kind, Labels
 from rheostat.data.columns import holds_numbers
-from rheostat.data.delimited import Column, parse_number
 from rheostat.data.split import Rows, split
+from rheostat.data.table import Column, parse_number
 from rheostat.errors import DataError, unknown
 
 MOST_CLASSES = 20  # different whole numbers, beyond which they are amounts rather than classes
@@ -95,7 +95,7 @@ def fit_labels(
 def class_names(column: Column) -> tuple[str, ...]:
     """The different labels, in their order as numbers or else as texts."""
     present = np.flatnonzero(column.counts)
-    texts = [column.cells.texts[place] for place in present]
+    texts = [column.cells.texts[place] for place in present.tolist()]
     if np.isnan(column.cells.numbers[present]).any():
         return tuple(sorted(texts))
     return tuple(map(number_name, np.unique(column.cells.numbers[present]).tolist()))
@@ -108,7 +108,7 @@ def class_codes(column: Column, classes: tuple[str, ...]) -> tuple[NDArray[np.in
     plain = {_plain(name): code for name, code in exact.items()}
     codes = np.full(len(column.cells.texts), -1)
     notes: tuple[str, ...] = ()
-    for place in np.flatnonzero(column.counts):
+    for place in np.flatnonzero(column.counts).tolist():
         text = column.cells.texts[place]
         number = parse_number(text)
         code = exact.get(text)

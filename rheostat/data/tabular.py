@@ -1,4 +1,4 @@
-"""Tables in files of delimited text: one row per example, one column to be predicted."""
+"""Tables: one row per example, one column to be predicted."""
 
 from __future__ import annotations
 
@@ -16,19 +16,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rheostat.data.base import Dataset, Kind, Labels
-from rheostat.data.columns import CategoryColumn, NumberColumn, fit_column, holds_numbers
-from rheostat.data.delimited import Column, Table, read_table
-from rheostat.data.labels import class_codes, class_names, divide, fit_labels, kind_of, labelled
+from rheostat.data.columns import CategoryColumn, DateColumn, NumberColumn, Part, fit_column, holds_numbers
+from rheostat.data.delimited import read_table
+from rheostat.data.huggingface import is_saved, read_tables
+from rheostat.data.labels import check_targets, class_codes, class_names, divide, fit_labels, kind_of, labelled
+from rheostat.data.parquet import read_parquet
 from rheostat.data.split import Rows
+from rheostat.data.table import Column, Table
 from rheostat.errors import DataError, unknown
+
+PARQUET = (".parquet", ".pq")
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
 class TabularEncoder:
-    """How the columns of a file are written as features: first the numbers, then the categories.
+    """How the columns of a file are written as features: first the numbers, then the dates, then the categories.
 
     `names` are all columns of the training file in their order, `header` is whether it named them itself, and
-    `label` is the one that is predicted. Columns that are neither in `numbers` nor in `categories` are left out.
+    `label` is the one that is predicted. Columns that are in none of the three are left out.
     """
 
     names: tuple[str, ...]
@@ -37,11 +43,12 @@ class TabularEncoder:
     labels: Labels
     numbers: tuple[NumberColumn, ...]
     categories: tuple[CategoryColumn, ...]
+    dates: tuple[DateColumn, ...] = ()
 
     @property
-    def parts(self) -> tuple[NumberColumn | CategoryColumn, ...]:
+    def parts(self) -> tuple[Part, ...]:
         """The columns that are used, in the order of their features."""
-        return self.numbers + self.categories
+        return self.numbers + self.dates + self.categories
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -54,12 +61,18 @@ class TabularEncoder:
         Columns are found by name, or by position where the training file had no header; the label may be absent.
         Raises DataError for a column that is absent, or a cell that is not of the column's kind.
         """
-        return self.inputs(read_table(path, self.header))
+        return self.inputs(_one_table(path, self.header))
 
-    def inputs(self, table: Table) -> Tensor:
-        """The inputs of a table, (N, features) float32."""
+    def inputs(self, table: Table, rows: Rows | slice = ALL) -> Tensor:
+        """The inputs of some rows of a table, (N, features) float32."""
         columns = self.columns(table)
-        return torch.from_numpy(np.concatenate([part.encode(columns[part.name]) for part in self.parts], axis=1))
+        inputs = torch.empty(len(table.columns[0].codes[rows]), len(self.features))
+        start = 0
+        for part in self.parts:  # a column at a time, so that there is never a second copy of all
+            stop = start + len(part.features)
+            inputs[:, start:stop] = torch.from_numpy(part.encode(columns[part.name].take(rows)))
+            start = stop
+        return inputs
 
     def columns(self, table: Table) -> Mapping[str, Column]:
         """The columns of a table by their names in the training file."""
@@ -99,11 +112,16 @@ class TabularEncoder:
 def read_tabular(
     path: Path, label: str | None, test: Path | None, kind: Kind | None, validation_fraction: float, seed: int
 ) -> Dataset:
-    """The data set of a file. `label` is a column's name, its number from 1, or `last`.
+    """The data set of a file of delimited text or Parquet, or of a folder saved by Hugging Face `datasets`.
 
-    Raises DataError for a file that cannot be trained on, and SettingError for a wrong `validation_fraction`.
+    `label` is a column's name, its number from 1, or `last`; a saved folder may say it itself. A part to validate on
+    is drawn by `seed` where the folder has none. Raises DataError for data that cannot be trained on, and
+    SettingError for a wrong `validation_fraction`.
     """
-    table = read_table(path)
+    parts = read_tables(path) if is_saved(path) else {"train": _one_table(path)}
+    if test is not None:
+        parts["test"] = _one_table(test, parts["train"].header)
+    table = parts["train"]
     if len(table.columns) == 1:
         raise DataError(f"{table.file} has one column only: there must be another to predict it from.")
     table, label_notes = _labelled_rows(table, position := _label_position(table, label))
@@ -112,29 +130,49 @@ def read_tabular(
     kind = kind_of(column, kind)
     classes = class_names(column) if kind is Kind.CLASSIFICATION else ()
     targets = _targets(column, classes)[0]
-    train, validation, split_notes = divide(what, kind, targets, validation_fraction, seed)
-    labels, kind_notes = fit_labels(what, kind, classes, targets[train])
-    encoder, column_notes = _fit(table, position, train, labels)
-    x, y = encoder.inputs(table), labels.encode(targets, what)
+    if "validation" in parts:
+        check_targets(what, kind, targets)
+        rows = {"train": np.arange(len(targets))}
+        split_notes: tuple[str, ...] = ("The parts to train and to validate on are as given.",)
+    else:
+        train, validation, split_notes = divide(what, kind, targets, validation_fraction, seed)
+        rows = {"train": train, "validation": validation}
+    labels, kind_notes = fit_labels(what, kind, classes, targets[rows["train"]])
+    encoder, column_notes = _fit(table, position, rows["train"], labels)
     notes = (*table.notes, *label_notes, *kind_notes, *column_notes, *split_notes)
-    digest = hashlib.sha256(table.content)
-    test_part = None
-    if test is not None:
-        test_part, test_notes, content = _test_part(encoder, test)
-        notes += test_notes
-        digest.update(content)
+    data = {part: (encoder.inputs(table, here), labels.encode(targets[here], what)) for part, here in rows.items()}
+    for part in [part for part in parts if part not in data]:
+        data[part], part_notes = _other_part(encoder, parts[part])
+        notes += part_notes
     return Dataset(
         name=Path(path.name.removesuffix(".gz")).stem,
-        train=(x[train], y[train]),
-        validation=(x[validation], y[validation]),
-        test=test_part,
+        train=data["train"],
+        validation=data["validation"],
+        test=data.get("test"),
         encoder=encoder,
         notes=notes,
-        fingerprint=digest.hexdigest()[:12],
+        fingerprint=_fingerprint([part.digest for part in parts.values()]),
     )
 
 
+def _one_table(path: Path, header: bool | None = None) -> Table:
+    """The table of a file or a saved folder without splits; `header` is whether delimited text names its columns."""
+    if is_saved(path):
+        tables = read_tables(path)
+        if len(tables) > 1:
+            raise DataError(f"{path.name} has several parts: give the folder of one, such as {path / 'test'}.")
+        return tables["train"]
+    return read_parquet(path) if path.suffix.lower() in PARQUET else read_table(path, header)
+
+
+def _fingerprint(digests: Sequence[str]) -> str:
+    whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return whole[:12]
+
+
 def _label_position(table: Table, label: str | None) -> int:
+    if label is None and table.label is not None:
+        label = table.label
     if label is None:
         raise DataError(
             f"{table.file}: which column is to be predicted? Give its name, its number, or 'last' (--target NAME): "
@@ -185,7 +223,7 @@ def _targets(column: Column, classes: tuple[str, ...]) -> tuple[NDArray[Any], tu
 
 def _fit(table: Table, position: int, train: Rows, labels: Labels) -> tuple[TabularEncoder, tuple[str, ...]]:
     """The encoder of a table, by its training rows, and notes on what was done with the columns."""
-    parts: list[NumberColumn | CategoryColumn] = []
+    parts: list[Part] = []
     left_out: dict[str, list[str]] = {}
     for place, column in enumerate(table.columns):
         if place != position:
@@ -198,29 +236,41 @@ def _fit(table: Table, position: int, train: Rows, labels: Labels) -> tuple[Tabu
     if not parts:
         raise DataError(f"{table.file}: no column is left to predict from; {'; '.join(reasons)}.")
     numbers = tuple(part for part in parts if isinstance(part, NumberColumn))
+    dates = tuple(part for part in parts if isinstance(part, DateColumn))
     categories = tuple(part for part in parts if isinstance(part, CategoryColumn))
-    encoder = TabularEncoder(table.names, table.header, table.names[position], labels, numbers, categories)
-    notes = [f"{table.file}: {reason}." for reason in reasons]
-    notes.append(
-        f"{len(numbers)} columns of numbers, standardised, and {len(categories)} of categories, one input per level: "
-        f"{len(encoder.features)} inputs."
-    )
-    if gaps := [part.name for part in numbers if part.indicator]:
-        notes.append(f"Numbers missing in {_listed(gaps)}: the median stands in, and one more input says where.")
+    encoder = TabularEncoder(table.names, table.header, table.names[position], labels, numbers, categories, dates)
+    return encoder, (*(f"{table.file}: {reason}." for reason in reasons), *_column_notes(encoder))
+
+
+def _column_notes(encoder: TabularEncoder) -> list[str]:
+    """What was done with the columns that are used."""
+    numbers, dates, categories = encoder.numbers, encoder.dates, encoder.categories
+    of_dates = f"{len(dates)} of dates, " if dates else ""
+    notes = [
+        f"{len(numbers)} columns of numbers, standardised, {of_dates}and {len(categories)} of categories, one input "
+        f"per level: {len(encoder.features)} inputs."
+    ]
+    for part in dates:
+        cycles = f", and the {', '.join(part.cycles)} as points on a circle" if part.cycles else ""
+        notes.append(f"Dates in {part.name}: days since their mean, standardised{cycles}.")
+    for what, filled in (("Numbers", numbers), ("Dates", dates)):
+        if gaps := [part.name for part in filled if part.indicator]:
+            notes.append(f"{what} missing in {_listed(gaps)}: the median stands in, and one more input says where.")
     if gaps := [part.name for part in categories if "" in part.levels]:
         notes.append(f"Categories missing in {_listed(gaps)}: they are a level of their own.")
     if grouped := [part.name for part in categories if part.other]:
         notes.append(f"Rare levels of {_listed(grouped)} are grouped.")
-    return encoder, tuple(notes)
+    if counted := [part.name for part in categories if part.frequencies]:
+        notes.append(f"{_listed(counted)}: one more input says how common the level is in the training rows.")
+    return notes
 
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-def _test_part(encoder: TabularEncoder, path: Path) -> tuple[tuple[Tensor, Tensor], tuple[str, ...], bytes]:
-    """Another file as inputs and targets, notes, and what it holds."""
-    table = read_table(path, encoder.header)
+def _other_part(encoder: TabularEncoder, table: Table) -> tuple[tuple[Tensor, Tensor], tuple[str, ...]]:
+    """Another table as inputs and targets, and notes."""
     columns = encoder.columns(table)
     if encoder.label not in columns:
         raise DataError(f"{table.file} has no column {encoder.label!r}, without which nothing can be tested.")
@@ -229,4 +279,4 @@ def _test_part(encoder: TabularEncoder, path: Path) -> tuple[tuple[Tensor, Tenso
     column = table.columns[position]
     targets, target_notes = _targets(column, encoder.labels.classes)
     y = encoder.labels.encode(targets, f"{table.file}, column {column.name!r}")
-    return (encoder.inputs(table), y), (*table.notes, *label_notes, *target_notes), table.content
+    return (encoder.inputs(table), y), (*table.notes, *label_notes, *target_notes)
