@@ -7,20 +7,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rheostat.errors import TaskError
-from rheostat.models.layers import CELLS, Recurrent, State, check_dropout, check_known, check_whole
+from rheostat.models.layers import Recurrent, State, check_dropout, check_whole, token_embedding
 
-HYPERPARAMETERS = ("cell", "embedding", "hidden", "recurrent_layers", "dropout")
+RECURRENT_HYPERPARAMETERS = ("cell", "embedding", "hidden", "recurrent_layers", "dropout")
+TRANSFORMER_HYPERPARAMETERS = ("hidden", "layers", "heads", "dropout")
 
 
 class RecurrentLanguageModel(nn.Module):
     """Embedding, recurrent layers, and a linear layer over the vocabulary.
 
-    Takes tokens (B, T) and whether each row begins anew, (B,) bool; gives scores (B, T, vocabulary). A row that
-    does not begin anew goes on from the state after the last call, without gradients to it: truncated
-    back-propagation through time (Werbos 1990; Mikolov et al. 2010). `tied` uses the embedding as the output
-    layer's weights too (Press and Wolf 2017), through a linear layer where `hidden` differs from `embedding`.
+    Takes tokens (B, T) and whether each row begins anew, (B,) bool; gives scores (B, T, vocabulary) for what
+    follows each token. A row that does not begin anew goes on from the state after the last call, without gradients
+    to it: truncated back-propagation through time (Mikolov et al. 2010). Every evaluation begins anew, and training
+    goes on after it where it was. `tied` uses the embedding as the output layer's weights too (Press and Wolf 2017),
+    through a linear layer where `hidden` differs from `embedding`. Dropout acts on embeddings, between layers, and
+    before the output.
 
     Raises TaskError for a value that is not allowed.
+
+    >>> tokens, anew = torch.zeros(3, 7, dtype=torch.long), torch.ones(3, dtype=torch.bool)
+    >>> RecurrentLanguageModel(65, hidden=16)(tokens, anew).shape
+    torch.Size([3, 7, 65])
     """
 
     def __init__(
@@ -36,11 +43,9 @@ class RecurrentLanguageModel(nn.Module):
         forget_bias: float = 1.0,
     ) -> None:
         super().__init__()
-        check_whole(1, vocabulary=vocabulary, embedding=embedding)
-        check_known("cell", cell, CELLS)
+        check_whole(1, vocabulary=vocabulary, embedding=embedding, recurrent_layers=recurrent_layers)
         check_dropout(dropout)
-        self.embedding = nn.Embedding(vocabulary, embedding)
-        nn.init.normal_(self.embedding.weight, std=0.1)
+        self.embedding = token_embedding(vocabulary, embedding)
         self.dropout = nn.Dropout(dropout)
         self.recurrent = Recurrent(cell, embedding, hidden, recurrent_layers, dropout, residual, forget_bias)
         self.narrow = nn.Linear(hidden, embedding) if tied and hidden != embedding else nn.Identity()
@@ -48,23 +53,21 @@ class RecurrentLanguageModel(nn.Module):
         nn.init.zeros_(self.output.bias)
         if tied:
             self.output.weight = self.embedding.weight
-        self._states: list[State] | None = None
+        self._states: dict[bool, list[State] | None] = {True: None, False: None}  # of training, of evaluation
 
     def forward(self, tokens: Tensor, anew: Tensor) -> Tensor:
-        states = self._states
+        states = self._states[self.training]
         if states is not None and len(states[0][0]) != len(tokens):
             states = None  # another number of rows: they cannot be the same ones
         if states is not None:
-            goes_on = (~anew)[:, None]
-            states = [tuple(part * goes_on for part in state) for state in states]
+            states = [tuple(part.masked_fill(anew[:, None], 0) for part in state) for state in states]
         x, after = self.recurrent(self.dropout(self.embedding(tokens)), states)  # (B, T, hidden)
-        self._states = [tuple(part.detach() for part in state) for state in after]
+        self._states[self.training] = [tuple(part.detach() for part in state) for state in after]
         return self.output(self.narrow(self.dropout(x)))  # type: ignore[no-any-return]  # (B, T, vocabulary)
 
     def train(self, mode: bool = True) -> RecurrentLanguageModel:
-        """Training and evaluation read different texts: neither goes on where the other stopped."""
-        if mode != self.training:
-            self._states = None
+        if not mode:
+            self._states[False] = None
         return super().train(mode)
 
 
@@ -104,6 +107,8 @@ class Transformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
         for block in self.blocks:  # so that the sum over layers keeps its size (Radford et al. 2019, 2.3)
             for last in (block.project, block.shrink):
                 nn.init.normal_(last.weight, std=0.02 / (2 * layers) ** 0.5)  # type: ignore[arg-type, union-attr]

@@ -2,41 +2,61 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from rheostat.models.layers import Recurrent, State, check_dropout, check_known, check_whole
+from rheostat.errors import TaskError
+from rheostat.models.layers import (
+    BEGIN,
+    END,
+    PADDING,
+    Recurrent,
+    RecurrentEncoder,
+    State,
+    check_dropout,
+    check_known,
+    check_whole,
+    token_embedding,
+)
 
 HYPERPARAMETERS = ("embedding", "encoder_cell", "decoder_cell", "hidden", "recurrent_layers", "attention", "dropout")
 
 ATTENTIONS = ("none", "multiplicative", "additive")
-BEGIN, END = 2, 3  # as in data.base; 0 is padding
+AT_ONCE = 64  # sentences translated together: of like length, and their scores still in the cache
 
 
 @dataclass(frozen=True)
 class Encoded:
     """What the decoder knows of the source sentences."""
 
-    outputs: Tensor  # (B, S, hidden)
-    real: Tensor  # (B, S) bool: no padding
-    states: list[State]  # of each decoder layer at first
+    outputs: Tensor  # (B, S, size)
+    keys: Tensor | None  # (B, S, hidden): what attention compares with
+    padding: Tensor  # (B, S) bool
+    states: list[State]  # that each decoder layer begins with
 
 
 class Seq2Seq(nn.Module):
-    """Takes source tokens (B, S) and the target so far (B, T), behind BEGIN; gives scores (B, T, vocabulary).
+    """Takes source tokens (B, S) and target tokens (B, T) that start with BEGIN; gives scores (B, T, vocabulary).
 
-    The encoder reads in both directions; what it ends with begins the decoder's states, through a linear layer.
-    `attention` is none, multiplicative (Luong et al. 2015: general) or additive (Bahdanau et al. 2015); the
-    decoder attends with its output and predicts from both (Luong's input order), so that training is one pass over
-    all places. Without attention the decoder knows the source by its first state alone.
-    `teacher_forcing` is the share of target tokens given in training; the others are the decoder's own guesses
-    (Bengio et al. 2015, scheduled sampling), from a first pass without gradients.
+    Scores are for what follows each target token; padding, at the end of rows, changes nothing before it. The
+    encoder reads both ways, with half of `hidden` in each; what it ends with makes the decoder's first states,
+    through a linear layer and tanh. The decoder attends with its output and predicts from both (Luong et al. 2015,
+    eq. 5 and 6), so that training is one pass over all places. `attention` is multiplicative (Luong's general),
+    additive (Bahdanau et al. 2015), or none: then the decoder knows the source by its first states alone. With
+    `tied`, the target's embedding is the output layer's weights too (Press and Wolf 2017). Dropout acts on
+    embeddings, between layers, and before the output.
+
+    `teacher_forcing` is the chance of each target token to be given in training; the others are what the network
+    itself finds likeliest there, taken from a pass without gradients in which all are given (scheduled sampling,
+    Bengio et al. 2015; in one pass, Mihaylova and Martins 2019).
 
     Raises TaskError for a value that is not allowed.
+
+    >>> tokens = torch.tensor([[4, 5, 6], [7, 0, 0]])
+    >>> Seq2Seq(20, 30, hidden=16)(tokens, torch.tensor([[2, 9], [2, 8]])).shape
+    torch.Size([2, 2, 30])
     """
 
     def __init__(
@@ -52,158 +72,160 @@ class Seq2Seq(nn.Module):
         attention: str = "additive",
         dropout: float = 0.0,
         residual: bool = False,
+        tied: bool = False,
         teacher_forcing: float = 1.0,
+        forget_bias: float = 1.0,
     ) -> None:
         super().__init__()
         check_whole(1, source_vocabulary=source_vocabulary, target_vocabulary=target_vocabulary, embedding=embedding)
         check_whole(1, hidden=hidden, encoder_layers=encoder_layers, recurrent_layers=recurrent_layers)
         check_known("attention", attention, ATTENTIONS)
         check_dropout(dropout)
-        self.source = nn.Embedding(source_vocabulary, embedding, padding_idx=0)
-        self.target = nn.Embedding(target_vocabulary, embedding, padding_idx=0)
-        for table in (self.source, self.target):
-            nn.init.normal_(table.weight, std=0.1)
-            table.weight.data[0] = 0
+        if not 0 <= teacher_forcing <= 1:
+            raise TaskError(f"teacher_forcing={teacher_forcing!r} must be from 0 to 1; 1 gives all target tokens.")
+        self.source = token_embedding(source_vocabulary, embedding, PADDING)
+        self.target = token_embedding(target_vocabulary, embedding, PADDING)
         self.dropout = nn.Dropout(dropout)
-        half = -(-hidden // 2)
-        sizes = [embedding] + [2 * half] * (encoder_layers - 1)
-        self.forwards = nn.ModuleList(Recurrent(encoder_cell, size, half) for size in sizes)
-        self.backwards = nn.ModuleList(Recurrent(encoder_cell, size, half) for size in sizes)
-        self.decoder = Recurrent(decoder_cell, embedding, hidden, recurrent_layers, dropout, residual)
+        self.encoder = RecurrentEncoder(
+            encoder_cell, embedding, -(-hidden // 2), encoder_layers, True, dropout, residual, forget_bias
+        )
+        self.decoder = Recurrent(decoder_cell, embedding, hidden, recurrent_layers, dropout, residual, forget_bias)
         parts = 2 if decoder_cell == "lstm" else 1
-        self.bridge = nn.Linear(2 * half, recurrent_layers * parts * hidden)
-        self.layout = (recurrent_layers, parts, hidden)
-        self.attention = Attention(attention, 2 * half, hidden) if attention != "none" else None
-        self.combine = nn.Linear(hidden + 2 * half, embedding) if self.attention else nn.Linear(hidden, embedding)
+        self.layout = (recurrent_layers, parts, hidden)  # of the decoder's states
+        self.bridge = nn.Linear(self.encoder.size, recurrent_layers * parts * hidden)
+        self.attention = Attention(attention, self.encoder.size, hidden) if attention != "none" else None
+        self.combine = nn.Linear(hidden + (self.encoder.size if self.attention else 0), embedding)
         self.output = nn.Linear(embedding, target_vocabulary)
         nn.init.zeros_(self.output.bias)
+        if tied:
+            self.output.weight = self.target.weight
         self.teacher_forcing = teacher_forcing
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         encoded = self.encode(source)
         if self.training and self.teacher_forcing < 1:
             with torch.no_grad():
-                guesses = self.decode(encoded, target, encoded.states)[0].argmax(-1)  # (B, T): what follows each
+                guesses = self._decode(encoded, target).argmax(2).roll(1, 1)  # (B, T), each at its own place
             given = torch.rand(target.shape, device=target.device) < self.teacher_forcing
-            given |= (target == BEGIN) | (target == 0)
-            target = torch.where(given, target, guesses.roll(1, 1))
-        return self.decode(encoded, target, encoded.states)[0]
+            target = torch.where(given | (target == BEGIN) | (target == PADDING), target, guesses)
+        return self._decode(encoded, target)
 
     def encode(self, source: Tensor) -> Encoded:
-        """Source tokens (B, S), padded with 0."""
-        real = source != 0
-        lengths = real.sum(1).clamp(min=1)
-        places = torch.arange(source.shape[1], device=source.device)
-        turned = (lengths[:, None] - 1 - places).remainder(source.shape[1])[..., None]
-        x = self.source(source)
-        for forwards, backwards in zip(self.forwards, self.backwards, strict=True):
-            x = self.dropout(x)
-            there, _ = forwards(x)
-            back, _ = backwards(x.gather(1, turned.expand_as(x)))
-            x = torch.cat([there, back.gather(1, turned.expand_as(back))], 2)  # (B, S, 2 half)
-        ends = torch.cat([there[torch.arange(len(x), device=x.device), lengths - 1], x[:, 0, there.shape[2] :]], 1)
-        layers, parts, hidden = self.layout
-        states = self.bridge(ends).tanh().view(len(x), layers, parts, hidden)
-        return Encoded(x, real, [tuple(states[:, n].unbind(1)) for n in range(layers)])
+        """Of source tokens (B, S); a sentence without any counts as one of a single PADDING."""
+        lengths = (source != PADDING).sum(1).clamp(min=1)
+        outputs = self.encoder(self.dropout(self.source(source)), lengths)
+        states = self.bridge(self.encoder.ends(outputs, lengths)).tanh().unflatten(1, self.layout)
+        return Encoded(
+            outputs,
+            self.attention.key(outputs) if self.attention else None,
+            torch.arange(source.shape[1], device=source.device) >= lengths[:, None],
+            [layer.unbind(1) for layer in states.unbind(1)],
+        )
 
-    def decode(self, encoded: Encoded, target: Tensor, states: list[State]) -> tuple[Tensor, list[State]]:
-        """Scores (B, T, vocabulary) for what follows each token of `target` (B, T), and the states after it."""
-        x, states = self.decoder(self.dropout(self.target(target)), states)  # (B, T, hidden)
+    def _decode(self, encoded: Encoded, target: Tensor) -> Tensor:
+        return self._scores(encoded, self.decoder(self.dropout(self.target(target)), encoded.states)[0])
+
+    def _scores(self, encoded: Encoded, x: Tensor) -> Tensor:
+        """Of the decoder's outputs (B, T, hidden): (B, T, vocabulary)."""
         if self.attention is not None:
-            context, _ = self.attention(x, encoded.outputs, encoded.real)
-            x = torch.cat([x, context], 2)
-        return self.output(self.dropout(self.combine(x).tanh())), states
+            x = torch.cat([x, self.attention(x, encoded)[0]], 2)
+        return self.output(self.dropout(self.combine(x).tanh()))  # type: ignore[no-any-return]
 
     @torch.no_grad()
-    def greedy(self, source: Tensor, longest: int) -> list[list[int]]:
-        """The likeliest token at every place; without BEGIN, up to END or `longest` tokens."""
-        encoded = self.encode(source)
-        states, last = encoded.states, source.new_full((len(source), 1), BEGIN)
-        ended, tokens = torch.zeros(len(source), dtype=torch.bool, device=source.device), []
-        for _ in range(longest):
-            scores, states = self.decode(encoded, last, states)
-            last = scores[:, -1].argmax(-1, keepdim=True)
-            tokens.append(last)
-            ended |= last[:, 0] == END
-            if ended.all():
-                break
-        return [_until_end(row) for row in torch.cat(tokens, 1).tolist()]
+    def translate(
+        self, source: Tensor, longest: int = 100, width: int = 1, length_penalty: float = 1.0
+    ) -> list[list[int]]:
+        """Translations of source tokens (B, S) by beam search, without BEGIN and END; for evaluation mode.
 
-    @torch.no_grad()
-    def beam(self, source: Tensor, longest: int, width: int = 5, length_penalty: float = 1.0) -> list[list[int]]:
-        """The best of `width` sentences kept at every place, for each row of `source` (B, S).
+        The `width` best beginnings of a sentence are kept at every place; width 1 is greedy. A finished one keeps
+        its place among them until better ones take it. They are compared by their log-probability divided by
+        ((5 + n) / 6) ** `length_penalty` for n tokens, END included (Wu et al. 2016, eq. 14): 0 does not correct
+        for length, which favours short sentences. What has no END after `longest` tokens counts as it stands.
 
-        A finished sentence of n tokens, END included, scores its log-probability divided by ((5 + n) / 6) **
-        `length_penalty` (Wu et al. 2016, eq. 14); 0 does not correct for length. What `longest` tokens do not
-        finish counts as it stands.
+        Raises TaskError for a value that is not allowed.
         """
-        return [
-            self._beam(row[None, : max(int((row != 0).sum()), 1)], longest, width, length_penalty) for row in source
-        ]
+        check_whole(1, longest=longest, beam=width)
+        if not 0 <= length_penalty < torch.inf:
+            raise TaskError(f"length_penalty={length_penalty!r} must be a number from 0; 1 is usual.")
+        lengths = (source != PADDING).sum(1).clamp(min=1)
+        found: dict[int, list[int]] = {}
+        for rows in lengths.argsort(stable=True).split(AT_ONCE):
+            encoded = self.encode(source[rows, : int(lengths[rows].max())])
+            best = self._beam(encoded, longest, width, length_penalty)  # (B, T)
+            found |= zip(
+                rows.tolist(), ([t for t in row if t not in (END, PADDING)] for row in best.tolist()), strict=True
+            )
+        return [found[row] for row in range(len(source))]
 
-    def _beam(self, source: Tensor, longest: int, width: int, length_penalty: float) -> list[int]:
-        one = self.encode(source)
-        states, scores = one.states, source.new_zeros(1, dtype=torch.float32)  # of the kept sentences
-        kept = source.new_full((1, 1), BEGIN)  # (kept, tokens)
-        best, best_score = [END], -math.inf
-        for place in range(1, longest + 1):
-            count = len(kept)
-            encoded = Encoded(one.outputs.expand(count, -1, -1), one.real.expand(count, -1), states)
-            steps, states = self.decode(encoded, kept[:, -1:], states)
-            totals = scores[:, None] + F.log_softmax(steps[:, -1], -1)  # (kept, vocabulary)
-            totals[:, [0, BEGIN]] = -math.inf
-            penalty = ((5 + place) / 6) ** length_penalty
-            ending = totals[:, END] / penalty
-            if float(ending.max()) > best_score:
-                best_score, best = float(ending.max()), kept[int(ending.argmax()), 1:].tolist()
-            totals[:, END] = -math.inf
-            scores, places = totals.flatten().topk(min(width, totals.numel()))
-            rows, tokens = places // totals.shape[1], places % totals.shape[1]
-            going_on = scores > -math.inf
-            scores, rows, tokens = scores[going_on], rows[going_on], tokens[going_on]
-            if not len(scores):
-                break
-            # log-probabilities only fall, so a kept sentence can at best be divided by the largest penalty
-            if float(scores.max()) / ((5 + longest) / 6) ** max(length_penalty, 0) <= best_score:
-                break
-            kept = torch.cat([kept[rows], tokens[:, None]], 1)
-            states = [tuple(part[rows] for part in state) for state in states]
-        else:
-            final = scores / penalty
-            if float(final.max()) > best_score:
-                best = kept[int(final.argmax()), 1:].tolist()
-        return best
+    def _beam(self, encoded: Encoded, longest: int, width: int, length_penalty: float) -> Tensor:
+        batch, device = len(encoded.outputs), encoded.outputs.device
+        states = [tuple(part.repeat_interleave(width, 0) for part in state) for state in encoded.states]
+        tokens = torch.full((batch, width, 1), BEGIN, device=device)
+        totals = torch.full((batch, width), -torch.inf, device=device)  # log-probabilities
+        totals[:, 0] = 0  # at first all are the same: only one of them counts
+        lengths, ended = torch.zeros_like(totals), torch.zeros_like(totals, dtype=torch.bool)
+        first = torch.arange(batch, device=device)[:, None] * width
+        while tokens.shape[2] <= longest and not ended.all():
+            x, states = self.decoder(self.target(tokens[:, :, -1:].flatten(0, 1)), states)  # (B * width, 1, hidden)
+            scores = self._scores(encoded, x.view(batch, width, -1))  # a sentence's beams, as if they were its places
+            norms = scores.logsumexp(2, keepdim=True)
+            scores[:, :, [PADDING, BEGIN]] = -torch.inf
+            values, follow = scores.topk(min(width, scores.shape[2]), 2)  # (B, width, k), of which width are chosen
+            values -= norms
+            values[ended] = -torch.inf
+            values[..., 0].masked_fill_(ended, 0)  # the one continuation of an ended sentence: nothing
+            follow.masked_fill_(ended[..., None], PADDING)
+            lengths += ~ended
+            values += totals[..., None]
+            ranks = (values / _penalty(lengths, length_penalty)[..., None]).flatten(1).topk(width).indices
+            kept = ranks // values.shape[2]  # (B, width)
+            totals, last = values.flatten(1).gather(1, ranks), follow.flatten(1).gather(1, ranks)
+            lengths, ended = lengths.gather(1, kept), ended.gather(1, kept) | (last == END)
+            kept = (first + kept).flatten()
+            states = [tuple(part[kept] for part in state) for state in states]
+            tokens = torch.cat([tokens.flatten(0, 1)[kept].view(batch, width, -1), last[..., None]], 2)
+        best = (totals / _penalty(lengths, length_penalty)).argmax(1)
+        return tokens[torch.arange(batch, device=device), best, 1:]
 
     @torch.no_grad()
     def attention_map(self, source: Tensor, target: Tensor) -> Tensor:
-        """How much each target place looks at each source place, (B, T, S); each row sums to 1."""
-        assert self.attention is not None
+        """How much each target place (B, T) looks at each source place (B, S): (B, T, S); for evaluation mode.
+
+        Raises TaskError where there is no attention.
+        """
+        if self.attention is None:
+            raise TaskError("attention='none' has no map: choose multiplicative or additive.")
         encoded = self.encode(source)
-        x, _ = self.decoder(self.target(target), encoded.states)
-        weights: Tensor = self.attention(x, encoded.outputs, encoded.real)[1]
-        return weights
+        x, _ = self.decoder(self.dropout(self.target(target)), encoded.states)
+        return self.attention(x, encoded)[1]  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
-    """Queries (B, T, hidden) look at keys (B, S, keys); gives contexts (B, T, keys) and weights (B, T, S)."""
+    """How queries (B, T, hidden) look at encoded sentences: gives contexts (B, T, size) and weights (B, T, S).
 
-    def __init__(self, kind: str, keys: int, hidden: int) -> None:
+    A query q scores a source place with output o: qᵀ W o if multiplicative (Luong et al. 2015, eq. 8, general),
+    or vᵀ tanh(W q + U o + b) if additive (Bahdanau et al. 2015, A.1.2). Weights are the softmax of scores.
+    """
+
+    def __init__(self, kind: str, size: int, hidden: int) -> None:
         super().__init__()
         self.kind = kind
-        self.query = nn.Linear(hidden, keys if kind == "multiplicative" else hidden, bias=False)
+        self.key = nn.Linear(size, hidden, bias=kind == "additive")
         if kind == "additive":
-            self.key = nn.Linear(keys, hidden)
+            self.query = nn.Linear(hidden, hidden, bias=False)
             self.score = nn.Linear(hidden, 1, bias=False)
 
-    def forward(self, queries: Tensor, keys: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, queries: Tensor, encoded: Encoded) -> tuple[Tensor, Tensor]:
+        keys = encoded.keys
+        assert keys is not None
         if self.kind == "multiplicative":
-            scores = self.query(queries) @ keys.transpose(1, 2)  # (B, T, S)
-        else:
-            sums = self.query(queries)[:, :, None] + self.key(keys)[:, None]  # (B, T, S, hidden)
-            scores = self.score(sums.tanh()).squeeze(3)
-        weights = scores.masked_fill(~real[:, None], -1e9).softmax(2)
-        return weights @ keys, weights
+            scores = queries @ keys.transpose(1, 2)  # (B, T, S)
+        else:  # place by place, as (B, T, S, hidden) at once leaves the cache and takes twice as long
+            places = self.query(queries).unbind(1)
+            scores = torch.cat([self.score((place[:, None] + keys).tanh()).transpose(1, 2) for place in places], 1)
+        weights = scores.masked_fill(encoded.padding[:, None], -torch.inf).softmax(2)
+        return weights @ encoded.outputs, weights
 
 
-def _until_end(tokens: list[int]) -> list[int]:
-    return tokens[: tokens.index(END)] if END in tokens else tokens
+def _penalty(lengths: Tensor, length_penalty: float) -> Tensor:
+    return ((5 + lengths) / 6) ** length_penalty
