@@ -9,9 +9,6 @@ from torch.nn import functional as F
 from rheostat.errors import TaskError
 from rheostat.models.layers import Recurrent, State, check_dropout, check_whole, token_embedding
 
-RECURRENT_HYPERPARAMETERS = ("cell", "embedding", "hidden", "recurrent_layers", "dropout")
-TRANSFORMER_HYPERPARAMETERS = ("hidden", "layers", "heads", "dropout")
-
 
 class RecurrentLanguageModel(nn.Module):
     """Embedding, recurrent layers, and a linear layer over the vocabulary.

@@ -21,10 +21,7 @@ from rheostat.models.layers import (
     token_embedding,
 )
 
-HYPERPARAMETERS = ("embedding", "encoder_cell", "decoder_cell", "hidden", "recurrent_layers", "attention", "dropout")
-
 ATTENTIONS = ("none", "multiplicative", "additive")
-AT_ONCE = 64  # sentences translated together: of like length, and their scores still in the cache
 
 
 @dataclass(frozen=True)
@@ -131,34 +128,25 @@ class Seq2Seq(nn.Module):
             x = torch.cat([x, self.attention(x, encoded)[0]], 2)
         return self.output(self.dropout(self.combine(x).tanh()))  # type: ignore[no-any-return]
 
+    def greedy(self, source: Tensor, longest: int) -> list[list[int]]:
+        """Translations by the likeliest token at every place: beam search of width 1."""
+        return self.beam(source, longest, 1)
+
     @torch.no_grad()
-    def translate(
-        self, source: Tensor, longest: int = 100, width: int = 1, length_penalty: float = 1.0
-    ) -> list[list[int]]:
+    def beam(self, source: Tensor, longest: int, width: int = 5, length_penalty: float = 1.0) -> list[list[int]]:
         """Translations of source tokens (B, S) by beam search, without BEGIN and END; for evaluation mode.
 
-        The `width` best beginnings of a sentence are kept at every place; width 1 is greedy. A finished one keeps
-        its place among them until better ones take it. They are compared by their log-probability divided by
-        ((5 + n) / 6) ** `length_penalty` for n tokens, END included (Wu et al. 2016, eq. 14): 0 does not correct
-        for length, which favours short sentences. What has no END after `longest` tokens counts as it stands.
+        The `width` best beginnings of a sentence are kept at every place. A finished one keeps its place among them
+        until better ones take it. They are compared by their log-probability divided by ((5 + n) / 6) **
+        `length_penalty` for n tokens, END included (Wu et al. 2016, eq. 14): 0 does not correct for length, which
+        favours short sentences. What has no END after `longest` tokens counts as it stands.
 
         Raises TaskError for a value that is not allowed.
         """
         check_whole(1, longest=longest, beam=width)
         if not 0 <= length_penalty < torch.inf:
             raise TaskError(f"length_penalty={length_penalty!r} must be a number from 0; 1 is usual.")
-        lengths = (source != PADDING).sum(1).clamp(min=1)
-        found: dict[int, list[int]] = {}
-        for rows in lengths.argsort(stable=True).split(AT_ONCE):
-            encoded = self.encode(source[rows, : int(lengths[rows].max())])
-            best = self._beam(encoded, longest, width, length_penalty)  # (B, T)
-            found |= zip(
-                rows.tolist(), ([t for t in row if t not in (END, PADDING)] for row in best.tolist()), strict=True
-            )
-        return [found[row] for row in range(len(source))]
-
-    def _beam(self, encoded: Encoded, longest: int, width: int, length_penalty: float) -> Tensor:
-        batch, device = len(encoded.outputs), encoded.outputs.device
+        encoded, batch, device = self.encode(source), len(source), source.device
         states = [tuple(part.repeat_interleave(width, 0) for part in state) for state in encoded.states]
         tokens = torch.full((batch, width, 1), BEGIN, device=device)
         totals = torch.full((batch, width), -torch.inf, device=device)  # log-probabilities
@@ -185,7 +173,8 @@ class Seq2Seq(nn.Module):
             states = [tuple(part[kept] for part in state) for state in states]
             tokens = torch.cat([tokens.flatten(0, 1)[kept].view(batch, width, -1), last[..., None]], 2)
         best = (totals / _penalty(lengths, length_penalty)).argmax(1)
-        return tokens[torch.arange(batch, device=device), best, 1:]
+        sentences = tokens[torch.arange(batch, device=device), best, 1:]
+        return [[token for token in row if token not in (END, PADDING)] for row in sentences.tolist()]
 
     @torch.no_grad()
     def attention_map(self, source: Tensor, target: Tensor) -> Tensor:

@@ -15,8 +15,6 @@ from rheostat.models.layers import (
     token_embedding,
 )
 
-HYPERPARAMETERS = ("embedding", "cell", "hidden", "recurrent_layers", "bidirectional", "sequence_pooling", "dropout")
-
 POOLINGS = ("last", "max", "average")
 
 

@@ -16,8 +16,6 @@ from torch.nn import functional as F
 from rheostat.errors import TaskError
 from rheostat.models import language_model
 from rheostat.models.language_model import (
-    RECURRENT_HYPERPARAMETERS,
-    TRANSFORMER_HYPERPARAMETERS,
     RecurrentLanguageModel,
     Transformer,
     TransformerBlock,
@@ -289,11 +287,6 @@ def test_they_learn_to_repeat(make):
 def test_values_that_are_not_allowed(kind, settings, words):
     with pytest.raises(TaskError, match=words):
         kind(**{"vocabulary": 11, **settings})
-
-
-def test_hyperparameters_are_arguments():
-    RecurrentLanguageModel(11, **dict(zip(RECURRENT_HYPERPARAMETERS, ("gru", 8, 16, 2, 0.1), strict=True)))
-    Transformer(11, **dict(zip(TRANSFORMER_HYPERPARAMETERS, (16, 2, 2, 0.1), strict=True)))
 
 
 def test_examples_in_docstrings():

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from rheostat.errors import TaskError
 from rheostat.models import seq2seq
 from rheostat.models.layers import BEGIN, CELLS, END
-from rheostat.models.seq2seq import ATTENTIONS, HYPERPARAMETERS, Seq2Seq
+from rheostat.models.seq2seq import ATTENTIONS, Seq2Seq
 
 SOURCES, TARGETS = 9, 7  # vocabularies
 cells, seeds = st.sampled_from(list(CELLS)), st.integers(0, 10_000)
@@ -232,7 +232,7 @@ def test_a_wide_beam_equals_trying_all_sentences(network, sources, longest, leng
     def score(source, sentence):
         return log_probability(network, source, sentence) / ((5 + len(sentence)) / 6) ** length_penalty
 
-    found = network.translate(padded(sources), longest, 200, length_penalty)
+    found = network.beam(padded(sources), longest, 200, length_penalty)
     for source, sentence in zip(sources, found, strict=True):
         finished = sentence if len(sentence) == longest else [*sentence, END]
         assert score(source, finished) >= max(score(source, other) for other in everything) - 1e-4
@@ -265,14 +265,14 @@ def naive_beam(network, source, longest, width, length_penalty):
 def test_beam_search_equals_a_naive_one(network, sources, width, length_penalty, seed):
     network = sharpened(network.double(), seed)
     expected = [naive_beam(network, source, 6, width, length_penalty) for source in sources]
-    assert network.translate(padded(sources), 6, width, length_penalty) == expected
+    assert network.beam(padded(sources), 6, width, length_penalty) == expected
 
 
 @settings(max_examples=25)
 @given(networks, st.lists(sentences, min_size=1, max_size=3), st.floats(0, 2), seeds)
 def test_width_one_is_greedy(network, sources, length_penalty, seed):
     network = sharpened(network.double(), seed)
-    for source, found in zip(sources, network.translate(padded(sources), 7, 1, length_penalty), strict=True):
+    for source, found in zip(sources, network.beam(padded(sources), 7, 1, length_penalty), strict=True):
         sentence = []
         while len(sentence) < 7:
             scores = network(torch.tensor([source]), torch.tensor([[BEGIN, *sentence]]))[0, -1]
@@ -281,13 +281,14 @@ def test_width_one_is_greedy(network, sources, length_penalty, seed):
                 break
             sentence.append(token)
         assert found == sentence
+    assert network.greedy(padded(sources), 7) == network.beam(padded(sources), 7, 1)
 
 
 def test_many_sentences_keep_their_order_and_do_not_see_each_other():
     network = sharpened(Seq2Seq(SOURCES, TARGETS, 8, hidden=8).double(), 1)
     sources = [torch.randint(4, SOURCES, (int(length),)).tolist() for length in torch.randint(1, 7, (70,))]
-    together = network.translate(padded(sources, 2), 10, width=3)
-    assert together == [network.translate(torch.tensor([source]), 10, width=3)[0] for source in sources]
+    together = network.beam(padded(sources, 2), 10, width=3)
+    assert together == [network.beam(torch.tensor([source]), 10, width=3)[0] for source in sources]
     assert len({tuple(sentence) for sentence in together}) > 5
 
 
@@ -297,14 +298,14 @@ def test_no_correction_for_length_favours_short_sentences():
         layer.weight.data.zero_()
     network.output.bias.data = torch.tensor([0.5, 0.5, 0.5, 10, 10.3, 0.5, 0.5])  # END, and a likelier word
     source = torch.tensor([[4]])
-    assert network.eval().translate(source, 5) == [[4] * 5]
-    assert network.translate(source, 5, width=4, length_penalty=0) == [[]]
-    assert network.translate(source, 5, width=4, length_penalty=50) == [[4] * 5]
+    assert network.eval().greedy(source, 5) == [[4] * 5]
+    assert network.beam(source, 5, width=4, length_penalty=0) == [[]]
+    assert network.beam(source, 5, width=4, length_penalty=50) == [[4] * 5]
 
 
 def test_more_beams_than_sentences_there_are():
     network = sharpened(Seq2Seq(SOURCES, 5), 0)
-    (sentence,) = network.translate(torch.tensor([[4]]), 1, width=50)
+    (sentence,) = network.beam(torch.tensor([[4]]), 1, width=50)
     assert sentence in ([], [1], [4])
 
 
@@ -327,7 +328,7 @@ def test_it_learns_to_reverse(encoder_cell, decoder_cell, attention):
         loss.backward()
         optimizer.step()
     source = torch.randint(4, 14, (64, 3))
-    found = network.eval().translate(source, 10, width=3)
+    found = network.eval().beam(source, 10, width=3)
     assert sum(a == b for a, b in zip(found, source.flip(1).tolist(), strict=True)) > 50
 
 
@@ -371,17 +372,12 @@ def test_values_that_are_not_allowed(settings, words):
 )
 def test_translations_that_are_not_allowed(settings, words):
     with pytest.raises(TaskError, match=words):
-        Seq2Seq(9, 7).translate(torch.tensor([[4]]), **settings)
+        Seq2Seq(9, 7).beam(torch.tensor([[4]]), **{"longest": 5, **settings})
 
 
 def test_no_attention_has_no_map():
     with pytest.raises(TaskError, match="attention='none' has no map: choose multiplicative or additive"):
         Seq2Seq(9, 7, attention="none").attention_map(torch.tensor([[4]]), torch.tensor([[BEGIN]]))
-
-
-def test_hyperparameters_are_arguments():
-    values = (8, "gru", "lstm", 16, 2, "multiplicative", 0.1)
-    Seq2Seq(9, 7, **dict(zip(HYPERPARAMETERS, values, strict=True)))
 
 
 def test_example_in_docstring():

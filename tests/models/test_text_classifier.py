@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from rheostat.errors import TaskError
 from rheostat.models import text_classifier
 from rheostat.models.layers import CELLS
-from rheostat.models.text_classifier import HYPERPARAMETERS, POOLINGS, TextClassifier
+from rheostat.models.text_classifier import POOLINGS, TextClassifier
 
 texts = st.lists(st.lists(st.integers(1, 19), min_size=1, max_size=8), min_size=1, max_size=5)
 networks = st.builds(
@@ -150,11 +150,6 @@ def test_it_learns_what_only_order_tells(cell, pooling):
 def test_values_that_are_not_allowed(settings, words):
     with pytest.raises(TaskError, match=words):
         TextClassifier(**{"vocabulary": 20, "outputs": 2, **settings})
-
-
-def test_hyperparameters_are_arguments():
-    values = (8, "gru", 16, 2, False, "last", 0.1)
-    TextClassifier(20, 2, **dict(zip(HYPERPARAMETERS, values, strict=True)))
 
 
 def test_example_in_docstring():
