@@ -149,7 +149,7 @@ class Seq2Seq(nn.Module):
         encoded, batch, device = self.encode(source), len(source), source.device
         states = [tuple(part.repeat_interleave(width, 0) for part in state) for state in encoded.states]
         tokens = torch.full((batch, width, 1), BEGIN, device=device)
-        totals = torch.full((batch, width), -torch.inf, device=device)  # log-probabilities
+        totals = encoded.outputs.new_full((batch, width), -torch.inf)  # log-probabilities
         totals[:, 0] = 0  # at first all are the same: only one of them counts
         lengths, ended = torch.zeros_like(totals), torch.zeros_like(totals, dtype=torch.bool)
         first = torch.arange(batch, device=device)[:, None] * width
