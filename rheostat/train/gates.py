@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from rheostat.train.inside import Inside, applied, copied
+
 SHUT, OPEN = 0.1, 0.9  # beyond which a gate is saturated, left and right (Karpathy, Johnson and Li 2015, 4.2)
 GRU: Mapping[str, int] = {"reset": 0, "update": 1}  # gates, and their places in the rows of torch's weights
 LSTM: Mapping[str, int] = {"input": 0, "forget": 1, "output": 3}
@@ -32,10 +34,10 @@ def openness(gate: Tensor) -> Openness:
 
 
 @torch.no_grad()
-def gates(module: nn.RNNBase | nn.RNNCellBase, inputs: Any, state: Any = None) -> dict[str, Tensor]:
+def gates(module: nn.RNNBase | nn.RNNCellBase, input: Any, hx: Any = None) -> dict[str, Tensor]:
     """How open each gate is for these inputs, from 0 to 1: (B, T, hidden) of a layer, (B, hidden) of a cell.
 
-    `inputs` and `state` are what the module is called with. A GRU has the gates reset and update (one that is open
+    `input` and `hx` are what the module is called with. A GRU has the gates reset and update (one that is open
     keeps the old state, as torch defines it), an LSTM input, forget and output, a vanilla layer none. Where a module
     has several layers or directions, the end of the names of its weights stands before: `l1_reverse.forget`.
     What pads packed sequences is NaN.
@@ -44,11 +46,34 @@ def gates(module: nn.RNNBase | nn.RNNCellBase, inputs: Any, state: Any = None) -
     {'reset': (3, 4, 5), 'update': (3, 4, 5)}
     """
     if isinstance(module, nn.RNNBase):
-        return _of_layers(module, inputs, state) if _names(module) else {}
-    before = state[0] if isinstance(state, tuple) else state  # of an LSTM, the gates see h alone
+        return _of_layers(module, input, hx) if _names(module) else {}
+    before = hx[0] if isinstance(hx, tuple) else hx  # of an LSTM, the gates see h alone
     if before is None:
-        before = inputs.new_zeros(*inputs.shape[:-1], module.hidden_size)
-    return _opened(module, inputs, before, _weights(module, ""))
+        before = input.new_zeros(*input.shape[:-1], module.hidden_size)
+    return _opened(module, input, before, _weights(module, ""))
+
+
+def gates_within(network: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, dict[str, Tensor]]:
+    """The gates (B, T, hidden) of each recurrent layer or cell of a network, by its name, for a batch of inputs.
+
+    Layers that have none are left out; the calls of a cell are its steps. T runs in the order in which the network
+    gives its inputs to the layer. The network is in evaluation mode for it, and a copy.
+
+    Raises TaskError where it cannot be copied, or applied to these inputs.
+    """
+    twin = copied(network).eval()
+    names = {module: name for name, module in twin.named_modules()}
+    found: dict[str, dict[str, list[Tensor]]] = {}
+
+    def left(module: nn.Module, given: tuple[Any, ...], named: Mapping[str, Any], output: Any) -> None:
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            for gate, opened in gates(module, *given, **named).items():
+                steps = opened if isinstance(module, nn.RNNBase) else opened.reshape(-1, 1, module.hidden_size)
+                found.setdefault(names[module], {}).setdefault(gate, []).append(steps)
+
+    with torch.no_grad(), Inside(twin, left).watched():
+        applied(twin, inputs)
+    return {name: {gate: torch.cat(steps, 1) for gate, steps in own.items()} for name, own in found.items()}
 
 
 def _of_layers(module: nn.RNNBase, inputs: Any, state: Any) -> dict[str, Tensor]:

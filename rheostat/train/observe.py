@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -69,6 +70,34 @@ class NetworkHistory:
         return [moment.layers[layer].measured(measure) for moment in self.moments]
 
 
+@torch.no_grad()
+def moment(
+    network: nn.Module,
+    inputs: tuple[Tensor, ...],
+    step: int = 0,
+    epoch: float = 0.0,
+    gradients: Mapping[nn.Parameter, Tensor] = MappingProxyType({}),
+    before: Mapping[nn.Parameter, Tensor] = MappingProxyType({}),
+) -> Moment:
+    """A network as it is, on a batch of inputs; with the norms of `gradients`, and parameters `before` the update.
+
+    Raises TaskError where it cannot be copied, or applied to these inputs.
+    """
+    owners = own_parameters(network)
+    layers = {}
+    for name, seen in activity(network, inputs).items():
+        own = owners[name]
+        change = _norm([p - before[p] for p in own.values() if p in before])
+        size = _norm([before[p] for p in own.values() if p in before])
+        layers[name] = LayerState(
+            _norm([gradients[p] for p in own.values() if p in gradients]),
+            change / size if size else math.nan,
+            seen,
+            {part: spectrum(p) for part, p in own.items() if p.dim() > 1},
+        )
+    return Moment(step, epoch, layers)
+
+
 class Observer(Hook):
     """Watches the layers of a network: before the first update, and at the last one of every epoch.
 
@@ -86,7 +115,7 @@ class Observer(Hook):
             check_whole("every_n_steps", every_n_steps, 1)
         self.probe, self.every_n_steps = probe, every_n_steps
         self._moments: list[Moment] = []
-        self._owners: dict[str, dict[str, nn.Parameter]] = {}
+        self._parameters: list[nn.Parameter] = []
         self._watching: list[RemovableHandle] = []  # while the coming update is to be looked at
         self._gradients: dict[nn.Parameter, Tensor] = {}  # their norms, which every part of a batch replaces
         self._old: dict[nn.Parameter, Tensor] = {}
@@ -96,8 +125,8 @@ class Observer(Hook):
         return NetworkHistory(tuple(self._moments))
 
     def begin(self, run: Run) -> None:
-        self._owners = own_parameters(run.model)
-        device = next((p.device for p in run.model.parameters()), torch.device("cpu"))
+        self._parameters = list(run.model.parameters())
+        device = next((p.device for p in self._parameters), torch.device("cpu"))
         self.probe = tuple(part.to(device) for part in self.probe)
         if run.step == 0 and not self._moments:
             self._look(run)
@@ -106,9 +135,9 @@ class Observer(Hook):
     def _make_ready(self, run: Run) -> None:
         every = self.every_n_steps or run.steps_per_epoch
         if (run.step + 1) % every == 0 and not self._watching:
-            parameters = [p for own in self._owners.values() for p in own.values() if p.requires_grad]
-            # as it arrives: by the time of `before_step` another hook may have clipped it
-            self._watching = [p.register_post_accumulate_grad_hook(self._arrived) for p in parameters]
+            self._watching = [  # it is measured as it arrives: by `before_step` another hook may have clipped it
+                p.register_post_accumulate_grad_hook(self._arrived) for p in self._parameters if p.requires_grad
+            ]
 
     def _arrived(self, parameter: Tensor) -> None:
         assert isinstance(parameter, nn.Parameter) and parameter.grad is not None
@@ -118,7 +147,7 @@ class Observer(Hook):
     def before_step(self, run: Run) -> None:
         if self._watching:
             self._stop_watching()
-            self._old = {p: p.detach().clone() for own in self._owners.values() for p in own.values()}
+            self._old = {p: p.detach().clone() for p in self._parameters}
 
     def after_step(self, run: Run) -> None:
         if self._old:
@@ -134,21 +163,9 @@ class Observer(Hook):
             handle.remove()
         self._watching = []
 
-    @torch.no_grad()
     def _look(self, run: Run) -> None:
-        layers = {}
-        for name, seen in activity(run.model, self.probe).items():
-            own = self._owners[name]
-            gradients = [self._gradients[p] for p in own.values() if p in self._gradients]
-            old = [self._old[p] for p in own.values() if p in self._old]
-            size, change = _norm(old), _norm([p - self._old[p] for p in own.values() if p in self._old])
-            layers[name] = LayerState(
-                _norm(gradients),
-                change / size if size else math.nan,
-                seen,
-                {part: spectrum(p) for part, p in own.items() if p.dim() > 1},
-            )
-        self._moments.append(Moment(run.step, run.step / max(run.steps_per_epoch, 1), layers))
+        epoch = run.step / max(run.steps_per_epoch, 1)
+        self._moments.append(moment(run.model, self.probe, run.step, epoch, self._gradients, self._old))
 
     def state_dict(self) -> dict[str, Any]:
         return {"moments": [asdict(moment) for moment in self._moments]}

@@ -68,14 +68,14 @@ class _Layer:
         self.squares: list[Tensor] = []  # means over one call
         self.alive: dict[int, Tensor] = {}  # (units,) bool, by the number of units
         self.saturated: list[Tensor] = []
-        self.calls: list[tuple[Any, Any]] = []  # inputs and state of a recurrent module
+        self.calls: list[tuple[tuple[Any, ...], Mapping[str, Any]]] = []  # of a recurrent module
 
     def activity(self, module: nn.Module) -> Activity:
         dead = [~units for units in self.alive.values()]
         opened: dict[str, list[Tensor]] = {}
-        for inputs, state in self.calls:
+        for inputs, named in self.calls:
             assert isinstance(module, Recurrent)
-            for name, gate in gates(module, inputs, state).items():
+            for name, gate in gates(module, *inputs, **named).items():
                 opened.setdefault(name, []).append(gate.flatten())
         return Activity(
             _mean(self.squares) ** 0.5,
@@ -108,7 +108,7 @@ class _Watch:
         if any(parameter.dim() > 1 for parameter in self._own[name].values()):
             self._before = layer
         if isinstance(module, Recurrent):
-            layer.calls.append((inputs[0], inputs[1] if len(inputs) > 1 else named.get("hx")))
+            layer.calls.append((inputs, named))
             if isinstance(module, nn.RNN | nn.RNNCell):
                 rectified = "RELU" in module.mode if isinstance(module, nn.RNN) else module.nonlinearity == "relu"
                 self._seen(layer, aten.relu if rectified else aten.tanh, tensor)
