@@ -37,7 +37,7 @@ from rheostat.types import Config
 BASE = 64
 HEAD = 32  # units of an attention head, whatever the width
 SCALINGS = ("standard", "muP")
-Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]  # from a seed, without end
+Batches = Callable[[int], Iterator[tuple[Tensor, Tensor]]]  # from a seed, one for each update
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,6 @@ class Run:
 class Experiment:
     build: Callable[[Config], nn.Module]
     batches: Batches
-    steps: int
     lrs: tuple[float, ...]
 
 
@@ -71,12 +70,11 @@ def images(path: Path, steps: int, batch: int, device: str) -> Experiment:
 
     def batches(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(seed)
-        while True:
-            rows = torch.randint(len(x), (batch,), generator=generator).to(device)
+        for rows in torch.randint(len(x), (steps, batch), generator=generator).to(device):
             yield x[rows], y[rows]
 
     inputs = x.shape[1]
-    return Experiment(lambda c: MLP(inputs, 10, layers=3, units=c.width), batches, steps, decades(-4.5, -1, 0.25))
+    return Experiment(lambda c: MLP(inputs, 10, layers=3, units=c.width), batches, decades(-4.5, -1, 0.25))
 
 
 def idx(path: Path) -> np.ndarray[Any, Any]:
@@ -92,16 +90,15 @@ def text(path: Path, steps: int, batch: int, length: int, device: str) -> Experi
 
     def batches(seed: int) -> Iterator[tuple[Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(seed)
-        places = torch.arange(length + 1)
-        while True:
-            starts = torch.randint(len(tokens) - length, (batch, 1), generator=generator)
-            windows = tokens[(starts + places).to(device)]  # (batch, length + 1)
+        starts = torch.randint(len(tokens) - length, (steps, batch, 1), generator=generator)
+        for places in (starts + torch.arange(length + 1)).to(device):
+            windows = tokens[places]  # (batch, length + 1)
             yield windows[:, :-1], windows[:, 1:]
 
     def build(config: Config) -> nn.Module:
         return Transformer(len(characters), hidden=config.width, layers=2, heads=config.width // HEAD, tied=False)
 
-    return Experiment(build, batches, steps, decades(-4, -1, 0.25))
+    return Experiment(build, batches, decades(-4, -1, 0.25))
 
 
 def train(experiment: Experiment, scaling: str, width: int, lr: float, seed: int, device: str) -> float:
@@ -115,14 +112,14 @@ def train(experiment: Experiment, scaling: str, width: int, lr: float, seed: int
     for group in optimizer.param_groups:
         group["lr"] *= group["lr_scale"]
     losses = []
-    for _, (inputs, targets) in zip(range(experiment.steps), experiment.batches(seed), strict=False):
+    for inputs, targets in experiment.batches(seed):
         outputs = model(inputs)
         loss = F.cross_entropy(outputs.flatten(0, -2), targets.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-    final = float(torch.stack(losses[-(experiment.steps // 5) :]).mean())
+    final = float(torch.stack(losses[-len(losses) // 5 :]).mean())
     return final if math.isfinite(final) else math.inf
 
 
@@ -166,7 +163,8 @@ def best(curve: Mapping[float, float]) -> float:
     if i in (0, len(lrs) - 1) or not math.isfinite(losses[i - 1] + losses[i + 1]):
         return lrs[i]
     left, right = losses[i - 1] - losses[i], losses[i + 1] - losses[i]
-    return lrs[i] * (lrs[i + 1] / lrs[i]) ** ((left - right) / (2 * (left + right)) if left + right else 0.0)
+    shift = (left - right) / (2 * (left + right)) if left + right else 0.0
+    return lrs[i] * float((lrs[i + 1] / lrs[i]) ** shift)
 
 
 def table(runs: Sequence[Run]) -> str:

@@ -7,7 +7,7 @@ from layer to layer (Howard and Ruder 2018, Universal Language Model Fine-tuning
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,12 +162,10 @@ def fine_tuning_space(layers: int) -> dict[str, Hyperparameter | Scalar]:
     >>> parts["lr"].low, parts["lr"].high, parts["lr"].prior.value, parts["frozen_layers"].high
     (1e-06, 0.001, 5e-05, 6)
     """
-    parts: Mapping[str, Hyperparameter] = space(
-        "lr", "weight_decay", "batch_size", "warmup", fine_tuning=True, optimizer="adamw"
-    )
     return {
-        **parts,
+        **space("lr", "weight_decay", "warmup", fine_tuning=True, optimizer="adamw"),
         "optimizer": "adamw",
+        "batch_size": 32,
         "schedule": Choice(["linear", "cosine"], prior=Prior("linear", 0.5)),
         "layer_decay": Float(0.35, 1.0, prior=Prior(0.8, 0.4)),
         "frozen_layers": Int(0, layers, prior=Prior(0, 0.4)),
