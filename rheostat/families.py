@@ -125,18 +125,21 @@ def _text_space(dataset: Dataset) -> Space:
 
 
 def _language_model_space(dataset: Dataset) -> Space:
+    characters = len(dataset.vocabularies[0]) < 1000
     return default_space(
         ["hidden", "recurrent_layers", "dropout"],
         None,
         "rnn",
         {
-            "batch_size": 64,
+            # Many short steps: halving either gained 0.07 to 0.09 nats on a text of a million characters.
+            "batch_size": Choice([16, 32, 64], prior=Prior(32, 0.5)),
+            "sequence_length": 64 if characters else 35,
             "schedule": "cosine",
             "clip_norm": 1.0,
-            "cell": Choice(["lstm", "gru"]),
-            "embedding": 64 if len(dataset.vocabularies[0]) < 1000 else 256,
-            "hidden": Int(128, 512, log=True, prior=Prior(256, 0.5)),
-            "recurrent_layers": Int(1, 3, prior=Prior(2, 0.5)),
+            "cell": Choice(["gru", "lstm"]),
+            "embedding": 64 if characters else 256,
+            "hidden": Int(128, 512, log=True, prior=Prior(384, 0.5)),
+            "recurrent_layers": Int(1, 2, prior=Prior(1, 0.7)),
             "lr": Float(5e-4, 2e-2, log=True, prior=Prior(4e-3, 0.5)),
         },
     )
@@ -176,7 +179,9 @@ def _seq2seq_space(dataset: Dataset) -> Space:
             "hidden": Int(128, 512, log=True, prior=Prior(256, 0.5)),
             "attention": "additive",
             "label_smoothing": 0.1,
-            "lr": Float(5e-4, 1e-2, log=True, prior=Prior(2e-3, 0.5)),
+            "tied": True,
+            "dropout": Float(0.0, 0.6, prior=Prior(0.4, 0.5)),
+            "lr": Float(5e-4, 1e-2, log=True, prior=Prior(3e-3, 0.5)),
         },
     )
 

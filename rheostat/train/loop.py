@@ -137,9 +137,10 @@ class Training:
         """
         epoch = self._epoch
         self.run.epoch += 1
+        first = self.optimizer.param_groups[0]
         metrics = {
             "train_loss": epoch.total / max(epoch.examples, 1),
-            "lr": float(self.optimizer.param_groups[0]["lr"]),
+            "lr": float(first["lr"]) / first.get("lr_scale", 1.0),
             "grad_norm": self.grad_norm,
             "examples_per_second": epoch.examples / max(time.perf_counter() - epoch.began, 1e-9),
         }
