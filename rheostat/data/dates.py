@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,17 +53,24 @@ def read_times(texts: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.fl
     >>> day_first.astype("datetime64[s]").astype("datetime64[D]").tolist()
     [datetime.date(2024, 3, 31), datetime.date(2024, 4, 3), None]
     """
-    both = np.array([_read(text) for text in texts], np.float64).reshape(-1, 2)
+    both = np.fromiter(chain.from_iterable(map(_read, texts)), np.float64, 2 * len(texts)).reshape(-1, 2)
     return both[:, 0], both[:, 1]
+
+
+def iso_seconds(text: str) -> float | None:
+    """Seconds since 1970 in UTC of a date in ISO 8601 with - between; None for other texts, some dates among them."""
+    if len(text) < 10 or text[4] != "-":
+        return None
+    try:
+        return _since_epoch(datetime.fromisoformat(text))
+    except (ValueError, OverflowError):
+        return None
 
 
 def _read(text: str) -> tuple[float, float]:
     """Seconds with the month first and with the day first, NaN where that is no date."""
-    if len(text) >= 10 and text[4] == "-":
-        try:
-            return (seconds := _since_epoch(datetime.fromisoformat(text))), seconds
-        except (ValueError, OverflowError):
-            pass  # Python does not take it for ISO 8601, but it may still be one of our forms
+    if (seconds := iso_seconds(text)) is not None:
+        return seconds, seconds
     for form in _FORMS:
         if (match := form.fullmatch(text)) is not None:
             parts = {name: part.lower() for name, part in match.groupdict().items() if part}

@@ -2,7 +2,8 @@
 
 The delimiter, the encoding and the header are found here; what a column means is decided elsewhere. A file is read
 as a stream, three times: for its encoding, for its delimiter (the first rows), and for its cells. A column keeps each
-different text once, and a number that is one of very many as 8 bytes, so that a table takes less room than its file.
+different text once, and a number or a date that is one of very many as 12 bytes, so that a table takes no more room
+than its file.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import hashlib
 import io
 import math
 import zlib
+from array import array
 from codecs import getincrementaldecoder
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,14 +27,15 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from rheostat.data.dates import iso_seconds
 from rheostat.data.table import Cells, Column, Places, Table, parse_number, shortened
 from rheostat.errors import DataError
 
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 SNIFFED_ROWS = 100
 CHUNK_BYTES, CHUNK_CELLS = 2**20, 2**18  # read, and worked on, at a time
-MOST_TEXTS = 2**14  # different ones in a column, beyond which numbers are kept without their texts
-FEW_WORDS = 0.01  # of those, up to which the column is one of numbers
+MOST_TEXTS = 2**14  # different ones in a column, beyond which numbers and dates are kept without them
+FEW_OTHERS = 0.01  # of those, up to which the column is one of numbers, or of dates
 
 
 @dataclass(frozen=True)
@@ -56,57 +58,72 @@ class _Source:
             )
 
 
+def _number(cell: str) -> float | None:
+    number = parse_number(cell)
+    return None if number is None or math.isnan(number) else number
+
+
 @dataclass
 class _Gatherer:
     """Collects the cells of one column, a chunk at a time.
 
-    `places` numbers the texts; a number whose text is not kept is in `values`, the first of them with the code -1,
-    the second with -2, and so on.
+    `places` numbers the texts, and `codes` are those of the rows. Once there are very many texts and nearly all are
+    numbers, or dates in ISO 8601, `read` gives their value: a new cell that has one goes to `values`, the first with
+    the code -1, the second with -2, and so on. The arrays grow in place: many small ones would leave holes.
     """
 
     places: Places = field(default_factory=Places)
-    codes: list[NDArray[np.int32]] = field(default_factory=list)
-    values: list[NDArray[np.float64]] = field(default_factory=list)
-    valued: int = 0
-    take: Callable[[Sequence[str]], None] = field(init=False)
+    codes: array[int] = field(default_factory=lambda: array("i"))
+    values: array[float] = field(default_factory=lambda: array("d"))
+    read: Callable[[str], float | None] | None = None
+    most_texts: float = MOST_TEXTS
 
-    def __post_init__(self) -> None:
-        self.take = self._take_texts
-
-    def _take_texts(self, cells: Sequence[str], judge: bool = True) -> None:
-        self.codes.append(np.fromiter(map(self.places.__getitem__, cells), np.int32, len(cells)))
-        if judge and len(self.places) > MOST_TEXTS:
-            words = sum(parse_number(text) is None for text in self.places)
-            numeric = words <= FEW_WORDS * len(self.places)
-            self.take = self._take_numbers if numeric else partial(self._take_texts, judge=False)
-
-    def _take_numbers(self, cells: Sequence[str]) -> None:
-        try:
-            plain = (text := "".join(cells)).isascii() and "_" not in text
-            values = np.array(list(map(float, cells))) if plain else None
-        except ValueError:
-            values = None
+    def take(self, cells: Sequence[str]) -> None:
+        if self.read is None:
+            self._add(np.fromiter(map(self.places.__getitem__, cells), np.int32, len(cells)))
+            if len(self.places) > self.most_texts:
+                self._judge()
+            return
+        values = _plain_numbers(cells) if self.read is _number else None
         if values is None:
-            parsed = [parse_number(cell) for cell in cells]
-            known = np.array([number is not None and not math.isnan(number) for number in parsed])
-            values = np.array([number for number, kept in zip(parsed, known, strict=True) if kept], np.float64)
-            codes = np.array([0 if kept else self.places[cell] for cell, kept in zip(cells, known, strict=True)])
+            read = [self.read(cell) for cell in cells]
+            values = np.array([value for value in read if value is not None], np.float64)
+            codes = [0 if value is not None else self.places[cell] for cell, value in zip(cells, read, strict=True)]
+            by_value = np.array([value is not None for value in read])
         else:
-            known, codes = np.ones(len(cells), bool), np.zeros(len(cells))
-        codes[known] = -1 - self.valued - np.arange(len(values))
-        self.codes.append(codes.astype(np.int32))
-        self.values.append(values)
-        self.valued += len(values)
+            codes, by_value = [0] * len(cells), np.ones(len(cells), bool)
+        new = np.array(codes, np.int32)
+        new[by_value] = -1 - len(self.values) - np.arange(len(values))
+        self.values.frombytes(values.tobytes())
+        self._add(new)
+
+    def _add(self, codes: NDArray[np.int32]) -> None:
+        self.codes.frombytes(codes.tobytes())
+
+    def _judge(self) -> None:
+        for read in (_number, iso_seconds):
+            if sum(read(text) is None for text in self.places) <= FEW_OTHERS * len(self.places):
+                self.read = read
+                return
+        self.most_texts = math.inf  # they are texts
 
     def cells(self) -> tuple[Cells, NDArray[np.int32]]:
-        """All cells and the code of each row; what was gathered is let go."""
-        texts, codes = tuple(self.places), np.concatenate(self.codes)
-        values = np.concatenate(self.values) if self.values else None
-        self.codes.clear()
-        self.values.clear()
+        """All cells and the code of each row; the texts are let go."""
+        texts, codes, values = tuple(self.places), np.frombuffer(self.codes, np.int32), np.frombuffer(self.values)
+        self.places.clear()
         by_value = codes < 0
         codes[by_value] = len(texts) - 1 - codes[by_value]
-        return Cells.of_texts(texts, values), codes
+        return Cells.of_texts(texts, values, of_times=self.read is iso_seconds), codes
+
+
+def _plain_numbers(cells: Sequence[str]) -> NDArray[np.float64] | None:
+    """The numbers in cells that all hold one, as `parse_number` reads them but faster; else None."""
+    if not (text := "".join(cells)).isascii() or "_" in text:
+        return None
+    try:
+        return np.fromiter(map(float, cells), np.float64, len(cells))
+    except ValueError:
+        return None
 
 
 @dataclass

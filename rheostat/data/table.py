@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from rheostat.data.dates import read_times
 
+NONE = np.empty(0)
 MISSING = frozenset(["", "?", "na", "n/a", "nan", "null", "none", "-"])  # whatever their case
 
 
@@ -83,15 +84,22 @@ class Cells:
     seconds: NDArray[np.float64] | None = None  # (C,)
 
     @classmethod
-    def of_texts(cls, texts: Sequence[str], values: NDArray[np.float64] | None = None) -> Cells:
-        """Cells that are read as texts; `values` are numbers beside them whose texts were not kept."""
-        parsed = [parse_number(text) for text in texts]
-        numbers = np.array([math.nan if number is None else number for number in parsed])
-        worded = np.array([number is None for number in parsed], bool)
-        if values is None or not len(values):
+    def of_texts(cls, texts: Sequence[str], values: NDArray[np.float64] = NONE, of_times: bool = False) -> Cells:
+        """Cells that are read as texts, and behind them numbers, or times, whose texts were not kept."""
+        numbers, worded = np.full(len(texts), math.nan), np.zeros(len(texts), bool)
+        for place, text in enumerate(texts):
+            if (number := parse_number(text)) is None:
+                worded[place] = True
+            else:
+                numbers[place] = number
+        if not len(values):
             return cls(texts, numbers, worded)
-        no = np.zeros(len(values), bool)
-        return cls(_Texts(texts, values, _number_text), np.concatenate([numbers, values]), np.concatenate([worded, no]))
+        worded = np.concatenate([worded, np.full(len(values), of_times)])
+        if of_times:
+            numbers = np.concatenate([numbers, np.full(len(values), math.nan)])
+            return cls(_Texts(texts, values, _time_text), numbers, worded)
+        numbers = np.concatenate([numbers, values])
+        return cls(_Texts(texts, numbers[len(texts) :], _number_text), numbers, worded)
 
     @classmethod
     def of_words(cls, texts: Sequence[str]) -> Cells:
@@ -117,7 +125,13 @@ class Cells:
     @cached_property
     def times(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Seconds since 1970, (C,) twice, NaN where a cell is no date: 3/4/2024 as 4 March, and as 3 April."""
-        return read_times(self.texts) if self.seconds is None else (self.seconds, self.seconds)
+        if self.seconds is not None:
+            return self.seconds, self.seconds
+        if not isinstance(self.texts, _Texts):
+            return read_times(self.texts)
+        values = self.texts.values if self.texts.write is _time_text else np.full(len(self.texts.values), math.nan)
+        month_first, day_first = read_times(self.texts.kept)
+        return np.concatenate([month_first, values]), np.concatenate([day_first, values])
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +147,7 @@ class Column:
     codes: NDArray[np.int32]  # (N,)
     rows: NDArray[np.intp]  # (N,), from 1
 
-    @cached_property
+    @property
     def counts(self) -> NDArray[np.intp]:
         """How many rows hold each cell, (C,)."""
         return np.bincount(self.codes, minlength=len(self.cells.texts))
