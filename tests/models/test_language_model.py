@@ -8,7 +8,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
@@ -52,6 +52,7 @@ def size(network):
     return sum(parameter.numel() for parameter in network.parameters())
 
 
+@settings(max_examples=20)
 @given(st.one_of(recurrent, transformers), st.integers(1, 6), st.integers(1, 6))
 def test_the_future_changes_nothing_before_it(network, before, after):
     one, other = tokens(3, before + after), tokens(3, before + after)
@@ -59,6 +60,7 @@ def test_the_future_changes_nothing_before_it(network, before, after):
     torch.testing.assert_close(network(one, ANEW)[:, :before], network(other, ANEW)[:, :before])
 
 
+@settings(max_examples=20)
 @given(st.one_of(recurrent, transformers), st.integers(1, 6))
 def test_rows_do_not_see_each_other(network, length):
     batch = tokens(3, length)
@@ -69,6 +71,7 @@ def test_rows_do_not_see_each_other(network, length):
 # -- recurrent ---------------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=20)
 @given(recurrent, st.lists(st.integers(1, 5), min_size=1, max_size=4), st.booleans())
 def test_pieces_equal_one_pass(network, lengths, training):
     network.train(training)
@@ -77,6 +80,7 @@ def test_pieces_equal_one_pass(network, lengths, training):
     torch.testing.assert_close(torch.cat(pieces, 1), network(text, ANEW))
 
 
+@settings(max_examples=20)
 @given(recurrent, st.lists(st.booleans(), min_size=3, max_size=3))
 def test_rows_that_begin_anew_know_nothing_of_before(network, anew):
     past, text = tokens(3, 4), tokens(3, 5)
@@ -151,6 +155,7 @@ def test_the_first_loss_is_that_of_guessing():
 # -- transformer -------------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=20)
 @given(st.integers(1, 9), st.integers(1, 4))
 def test_rotations_multiply_complex_numbers(length, half):
     x = torch.randn(2, 3, length, 2 * half, dtype=torch.float64)
@@ -173,6 +178,7 @@ def rms_norm(x, weight):
     return x / (x.square().mean(-1, keepdim=True) + torch.finfo(x.dtype).eps).sqrt() * weight
 
 
+@settings(max_examples=20)
 @given(st.integers(1, 3), st.integers(1, 3), st.integers(1, 7))
 def test_a_block_equals_a_naive_one(heads, half, length):
     hidden = heads * 2 * half
@@ -259,7 +265,7 @@ def test_they_learn_to_repeat(make):
     torch.manual_seed(0)
     network, anew = make(), torch.ones(64, dtype=torch.bool)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
-    for _ in range(150):
+    for _ in range(100):
         text = torch.randint(2, 11, (64, 3)).repeat(1, 2)
         loss = F.cross_entropy(network(text[:, :-1], anew)[:, 2:].flatten(0, 1), text[:, 3:].flatten())
         optimizer.zero_grad()

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -38,6 +38,7 @@ def test_tokens_are_those_of_the_data():
 # -- forwards ----------------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=20)
 @given(cells, sizes, sizes, depths, st.integers(1, 5), st.integers(1, 7))
 def test_stacked_layers_equal_torchs(cell, inputs, hidden, depth, batch, length):
     ours, theirs = Recurrent(cell, inputs, hidden, depth), CELLS[cell](inputs, hidden, depth, batch_first=True)
@@ -53,6 +54,7 @@ def test_stacked_layers_equal_torchs(cell, inputs, hidden, depth, batch, length)
         torch.testing.assert_close(torch.stack([layer[part] for layer in after]), state)
 
 
+@settings(max_examples=20)
 @given(cells, depths, st.booleans(), st.integers(1, 6), st.integers(1, 6))
 def test_pieces_that_carry_the_state_equal_one_pass(cell, depth, residual, first, second):
     network, x = Recurrent(cell, 3, 4, depth, residual=residual), torch.randn(2, first + second, 3)
@@ -94,6 +96,7 @@ def test_dropout_is_between_layers_only():
 # -- both ways ---------------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=20)
 @given(
     cells, sizes, sizes, depths, st.booleans(), st.lists(st.integers(1, 7), min_size=1, max_size=5), st.integers(0, 3)
 )

@@ -50,6 +50,7 @@ def size(network):
 # -- one pass ----------------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=20)
 @given(networks, pairs, st.integers(0, 3))
 def test_neither_padding_nor_other_rows_change_anything(network, pairs, more):
     sources, targets = [source for source, _ in pairs], [[BEGIN, *target] for _, target in pairs]
@@ -59,6 +60,7 @@ def test_neither_padding_nor_other_rows_change_anything(network, pairs, more):
         torch.testing.assert_close(together[row, : len(target)], alone, atol=1e-5, rtol=1e-5)
 
 
+@settings(max_examples=20)
 @given(networks, st.lists(st.integers(0, TARGETS - 1), min_size=2, max_size=6), st.integers(1, 5))
 def test_the_future_changes_nothing_before_it(network, target, place):
     source, place = torch.tensor([[4, 5, 6]]), min(place, len(target) - 1)
@@ -67,6 +69,7 @@ def test_the_future_changes_nothing_before_it(network, target, place):
     torch.testing.assert_close(one, two)
 
 
+@settings(max_examples=20)
 @given(networks, pairs)
 def test_step_by_step_equals_one_pass(network, pairs):
     source, target = padded([source for source, _ in pairs]), padded([[BEGIN, *target] for _, target in pairs])
@@ -78,6 +81,7 @@ def test_step_by_step_equals_one_pass(network, pairs):
     torch.testing.assert_close(torch.cat(steps, 1), network(source, target), atol=1e-5, rtol=1e-5)
 
 
+@settings(max_examples=20)
 @given(networks)
 def test_a_sentence_without_words_is_one_of_padding(network):
     target = torch.tensor([[BEGIN, 4], [BEGIN, 5]])
@@ -137,6 +141,7 @@ def test_equal_to_torchs_layers_in_a_row(attention):
 # -- attention ---------------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=20)
 @given(st.sampled_from(ATTENTIONS[1:]), st.integers(1, 5), pairs)
 def test_attention_equals_a_naive_loop(kind, hidden, pairs):
     network = Seq2Seq(SOURCES, TARGETS, hidden=hidden, attention=kind)
@@ -177,6 +182,7 @@ def test_gradients_equal_differences(attention):
 # -- teacher forcing ---------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=20)
 @given(networks, pairs)
 def test_without_teacher_forcing_the_network_reads_its_own_guesses(network, pairs):
     source, target = padded([source for source, _ in pairs]), padded([[BEGIN, *target] for _, target in pairs], 1)
@@ -220,7 +226,7 @@ def sharpened(network, seed):
     return network.eval()
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(networks, st.lists(sentences, min_size=1, max_size=3), st.integers(1, 3), st.floats(0, 2), seeds)
 def test_a_wide_beam_equals_trying_all_sentences(network, sources, longest, length_penalty, seed):
     network = sharpened(network, seed)
@@ -260,7 +266,7 @@ def naive_beam(network, source, longest, width, length_penalty):
     return best[:-1] if best[-1:] == [END] else best
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(networks, st.lists(sentences, min_size=1, max_size=3), st.integers(1, 4), st.floats(0, 2), seeds)
 def test_beam_search_equals_a_naive_one(network, sources, width, length_penalty, seed):
     network = sharpened(network.double(), seed)
@@ -268,7 +274,7 @@ def test_beam_search_equals_a_naive_one(network, sources, width, length_penalty,
     assert network.beam(padded(sources), 6, width, length_penalty) == expected
 
 
-@settings(max_examples=25)
+@settings(max_examples=20)
 @given(networks, st.lists(sentences, min_size=1, max_size=3), st.floats(0, 2), seeds)
 def test_width_one_is_greedy(network, sources, length_penalty, seed):
     network = sharpened(network.double(), seed)
