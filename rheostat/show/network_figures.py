@@ -22,7 +22,7 @@ from rheostat.errors import DataError
 from rheostat.models.layers import RecurrentEncoder
 from rheostat.models.seq2seq import Seq2Seq
 from rheostat.train.gates import OPEN, SHUT, gates_within
-from rheostat.train.observe import NetworkHistory, moment
+from rheostat.train.observe import Moment, NetworkHistory, moment
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash")
@@ -60,7 +60,7 @@ def figures(
     if history is None:
         found = [spectra_figure(NetworkHistory((moment(network, inputs),)))]
     else:
-        found = [history_figure(history), spectra_figure(history)]
+        found = [history_figure(history), animated_figure(history), spectra_figure(history)]
     example = tuple(_one(part) for part in inputs)
     source = token_labels(example[0], vocabularies[0] if vocabularies else None)
     target = source
@@ -135,6 +135,39 @@ def history_figure(history: NetworkHistory) -> go.Figure:
         else:
             figure.update_yaxes(rangemode="tozero", **at)
     return _dressed(figure, "Layers over training", 110 + 250 * rows)
+
+
+def animated_figure(history: NetworkHistory) -> go.Figure:
+    """Each measure as a line through the layers, from the first to the last, to be played moment by moment."""
+    measures = [m for m in CURVES if _finite(*(history.curve(layer, m) for layer in history.layers))]
+    rows = -(-len(measures) // 2)
+    titles = [CURVES[measure][0] for measure in measures]
+    figure = make_subplots(rows, 2, subplot_titles=titles, vertical_spacing=0.27 / rows, horizontal_spacing=0.1)
+    names = [layer or WHOLE for layer in history.layers]
+
+    def lines(moment: Moment) -> list[go.Scatter]:
+        look = {"mode": "lines+markers", "line": {"color": COLOURS[0]}, "marker": {"size": 8}, "showlegend": False}
+        return [
+            go.Scatter(x=names, y=[layer.measured(measure) for layer in moment.layers.values()], **look)
+            for measure in measures
+        ]
+
+    last = history.moments[-1]
+    for place, (measure, line) in enumerate(zip(measures, lines(last), strict=True)):
+        at = {"row": place // 2 + 1, "col": place % 2 + 1}
+        figure.add_trace(line, **at)
+        everything = [history.curve(layer, measure) for layer in history.layers]
+        figure.update_yaxes(**_range(*everything, log=CURVES[measure][1]), **at)
+        figure.update_xaxes(showticklabels=place >= len(measures) - 2, tickangle=_angle(names), **at)
+    figure.frames = [go.Frame(data=lines(moment), name=f"{moment.epoch:g}") for moment in history.moments]
+    at_once = {"mode": "immediate", "frame": {"duration": 0, "redraw": False}, "transition": {"duration": 0}}
+    steps = [{"method": "animate", "label": f.name, "args": [[f.name], at_once]} for f in figure.frames]
+    play = {"frame": {"duration": 400, "redraw": False}, "fromcurrent": False, "transition": {"duration": 200}}
+    above = {"y": 1, "yanchor": "bottom", "pad": {"b": 30}}  # below are the names of the layers
+    slider = {"active": len(steps) - 1, "steps": steps, "currentvalue": {"prefix": "epoch "}, "x": 0.1, "len": 0.9}
+    button = {"type": "buttons", "buttons": [{"label": "Play", "method": "animate", "args": [None, play]}], "x": 0.06}
+    figure.update_layout(sliders=[{**slider, **above}], updatemenus=[{**button, **above}])
+    return _dressed(figure, "Layers from the first to the last, as training goes on", 230 + 250 * rows, top=200)
 
 
 def spectra_figure(history: NetworkHistory) -> go.Figure:
@@ -242,7 +275,7 @@ def save_page(path: Path, title: str, shown: Sequence[go.Figure]) -> Path:
     Raises DataError where it cannot be written.
     """
     parts = [
-        figure.to_html(full_html=False, include_plotlyjs=number == 0, config={"displaylogo": False})
+        figure.to_html(full_html=False, include_plotlyjs=number == 0, auto_play=False, config={"displaylogo": False})
         for number, figure in enumerate(shown)
     ]
     style = (
@@ -307,6 +340,15 @@ def _logarithmic(*curves: Sequence[float]) -> dict[str, object]:
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     marks = [step * 10.0**decade for decade in decades for step in steps]
     return {"type": "log", "tickmode": "array", "tickvals": marks, "ticktext": [f"{mark:g}" for mark in marks]}
+
+
+def _range(*curves: Sequence[float], log: bool) -> dict[str, object]:
+    """An axis that holds all of the curves, and stays as it is while they move."""
+    values = [value for curve in curves for value in curve if math.isfinite(value) and (value > 0 or not log)]
+    if not log:
+        return {"range": [0, 1.05 * max(values, default=1.0) or 1]}
+    ends = [math.log10(end) for end in (min(values, default=1.0), max(values, default=1.0))]
+    return {**_logarithmic(values), "type": "log", "range": [ends[0] - 0.1, ends[1] + 0.1]}
 
 
 def _angle(labels: Sequence[str]) -> int:

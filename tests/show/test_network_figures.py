@@ -22,6 +22,7 @@ from rheostat.show.network_figures import (
     MOST_STEPS,
     _in_order,
     _logarithmic,
+    animated_figure,
     attention_figure,
     figures,
     gates_figure,
@@ -108,6 +109,17 @@ def test_colours_can_be_seen_on_paper() -> None:
     assert all(1.05 / (light + 0.05) > 1.6 for light in [*scale, *map(luminance, COLOURS)])
 
 
+def test_an_animation_has_a_picture_of_all_layers_for_each_moment() -> None:
+    figure = animated_figure(history(3, 5))
+    assert [frame.name for frame in figure.frames] == ["0", "1", "2", "3", "4"]
+    assert [step.label for step in figure.layout.sliders[0].steps] == ["0", "1", "2", "3", "4"]
+    gradients = figure.frames[2].data[0]
+    assert list(gradients.x) == ["layer0", "layer1", "layer2"]
+    assert list(gradients.y) == pytest.approx([10**-0.5, 10**-1.5, 10**-2.5])
+    low, high = figure.layout.yaxis.range  # stays, and holds every frame
+    assert low < -3 and high > -0.25
+
+
 def test_spectra_show_the_first_the_last_and_some_moments_between() -> None:
     figure = spectra_figure(history(2, 30))
     assert [a.text for a in figure.layout.annotations] == ["layer0", "layer1"]
@@ -191,8 +203,8 @@ def test_figures_of_other_networks() -> None:
     assert [titles(f).split(" ")[0] for f in texts] == ["Spectra", "Gates", "Gates"]
     network = RecurrentLanguageModel(30, "lstm", 4, 4)
     stream = figures(network, (torch.full((2, 200), 5), torch.ones(2, dtype=torch.bool)), history(), (LETTERS,))
-    assert [titles(f).split(" ")[0] for f in stream] == ["Layers", "Spectra", "Gates"]
-    assert len(stream[2].layout.xaxis.ticktext) == MOST_STEPS
+    assert [titles(f).split(" ")[0] for f in stream] == ["Layers", "Layers", "Spectra", "Gates"]
+    assert len(stream[3].layout.xaxis.ticktext) == MOST_STEPS
     assert len(figures(MLP(4, 2), (torch.zeros(3, 4),))) == 1
     vanilla = figures(nn.RNN(4, 5, batch_first=True), (torch.zeros(3, 6, 4),))
     assert [titles(f).split(" ")[0] for f in vanilla] == ["Spectra"]
@@ -209,6 +221,12 @@ def test_a_page_holds_all_it_needs(tmp_path: Path) -> None:
     assert page.count("<section>") == 2
     assert not re.search(r'<(script|link|img)[^>]+(src|href)="https?:', page)  # nothing is fetched
     assert page.count("plotly.js v") == 1 and len(page) < 8_000_000
+
+
+def test_an_animation_waits_to_be_played(tmp_path: Path) -> None:
+    path = save_page(tmp_path / "page.html", "x", [history_figure(history()), animated_figure(history())])
+    last = path.read_text(encoding="utf-8").rpartition("<section>")[2]
+    assert "Plotly.addFrames" in last and "Plotly.animate(" not in last
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from rheostat.train.gates import gates, openness
+from rheostat.train.gates import gates, gates_within, openness
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 
@@ -113,6 +113,36 @@ def test_a_cell_has_the_gates_of_a_layer_at_that_step(cell: type[nn.GRUCell], la
         for name, gate in found.items():
             torch.testing.assert_close(gate, expected[name][:, step])
         state = one(x[:, step], state)
+
+
+class Stepwise(nn.Module):
+    """A cell, and a layer that is given one step at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.layer, self.vanilla = nn.LSTMCell(3, 4), nn.GRU(4, 5, batch_first=True), nn.RNN(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state, deep = None, None
+        for step in x.unbind(1):
+            state = self.cell(step, state)
+            _, deep = self.layer(state[0][:, None], hx=deep)
+        return self.vanilla(deep)[0]  # type: ignore[no-any-return]
+
+
+@torch.no_grad()
+def test_gates_within_a_network_stand_in_the_order_of_its_steps() -> None:
+    torch.manual_seed(0)
+    network, x = Stepwise().train(), torch.randn(2, 6, 3)
+    found = gates_within(network, (x,))
+    whole = nn.LSTM(3, 4, batch_first=True)
+    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        getattr(whole, f"{name}_l0").copy_(getattr(network.cell, name))
+    assert found.keys() == {"cell", "layer"} and network.training
+    for name, gate in gates(whole, x).items():
+        torch.testing.assert_close(found["cell"][name], gate)
+    for name, gate in gates(network.layer, whole(x)[0]).items():
+        torch.testing.assert_close(found["layer"][name], gate)
 
 
 def test_inputs_without_a_batch_are_one_row() -> None:
