@@ -123,13 +123,20 @@ def trials(study: StudyName, storage: Storage = None, as_json: AsJson = False) -
 def show(
     study: StudyName,
     trial: Annotated[int | None, typer.Argument(help="The number of a trial.")] = None,
+    network: Annotated[bool, typer.Option("--network", help="Its layers: sizes, costs, memory.")] = False,
+    replay: Annotated[int | None, typer.Option(min=1, help="Train it again for so many epochs, and watch them.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A folder for figures of the network.")] = None,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """A study, or one of its trials with every report."""
+    """A study, or one of its trials with every report; or its network."""
     from rheostat import commands
 
-    if trial is None:
+    if network or replay is not None or out is not None:
+        if trial is None:
+            raise SettingError("--network, --replay and --out are of one trial: give its number behind the study.")
+        commands.show_network(_load(study, storage), trial, replay, out, as_json)
+    elif trial is None:
         commands.show_study(_load(study, storage), as_json)
     else:
         commands.show_trial(_load(study, storage), trial, as_json)

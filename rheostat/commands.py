@@ -240,11 +240,28 @@ def show_study(study: Study, as_json: bool) -> None:
         list_trials(study, False)
 
 
+def show_network(study: Study, number: int, epochs: int | None, folder: Path | None, as_json: bool) -> None:
+    from rheostat import looking
+
+    if not study.record.target:
+        raise StudyError(f"Study {study.name!r} was made from Python: call rheostat.looking.show_network with its task.")
+    target, chosen = load_target(**study.record.target), _trial(study, number)
+    if as_json:
+        print_json(looking.network_json(study, chosen, target.task, epochs))
+    else:
+        looking.show_network(study, chosen, target.task, epochs, folder, target.vocabularies)
+
+
+def _trial(study: Study, number: int) -> TrialResult:
+    for trial in study.trials:
+        if trial.number == number:
+            return trial
+    numbers = f"it has trials 0 to {len(study.trials) - 1}" if study.trials else "it has none yet"
+    raise StudyError(f"Study {study.name!r} has no trial {number}: {numbers}.")
+
+
 def show_trial(study: Study, number: int, as_json: bool) -> None:
-    chosen = next((t for t in study.trials if t.number == number), None)
-    if chosen is None:
-        numbers = f"it has trials 0 to {len(study.trials) - 1}" if study.trials else "it has none yet"
-        raise StudyError(f"Study {study.name!r} has no trial {number}: {numbers}.")
+    chosen = _trial(study, number)
     if as_json:
         print_json({**trial_json(chosen), "reports": [_report_json(report) for report in chosen.reports]})
         return

@@ -13,7 +13,7 @@ from types import ModuleType
 import cloudpickle
 
 from rheostat import families
-from rheostat.data.base import Dataset, Form
+from rheostat.data.base import Dataset, Form, Vocabulary
 from rheostat.data.read import read
 from rheostat.errors import DataError, SettingError, SpaceError, TaskError, unknown
 from rheostat.families import Family
@@ -36,6 +36,7 @@ class Target:
     validation_size: int | None = None
     trials: int = 60
     epochs: int = 20
+    vocabularies: tuple[Vocabulary, ...] = ()
     likely_first: bool = False
     final: Mapping[str, Score] = field(default_factory=dict)
 
@@ -83,6 +84,7 @@ def from_dataset(dataset: Dataset, device: str = "auto", model: str | None = Non
         examples if in_examples else None,
         family.trials,
         family.epochs,
+        dataset.vocabularies,
         True,
         {"bleu": Bleu(dataset.vocabularies[1], width=5)} if dataset.form is Form.PAIRS else {},
     )
