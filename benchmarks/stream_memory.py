@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from rheostat.data.base import TokenStream
 from rheostat.data.streams import read_stream
 
 WORDS = ["the", "of", "and", "a", "to", "in", "is", "you", "that", "it", "he", "was", "for", "on", "are", "as", "with"]
@@ -51,6 +52,7 @@ def main() -> None:
         before, start = peak_megabytes(), time.monotonic()
         data = read_stream(Path("corpus.txt"), tokens=arguments.tokens)
         seconds, after = time.monotonic() - start, peak_megabytes()
+        assert isinstance(data.train, TokenStream)
         tokens = data.train.tokens
         for place in range(0, len(tokens) - 129, len(tokens) // 1000):
             tokens[place : place + 129].long()

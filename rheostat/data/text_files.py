@@ -213,8 +213,6 @@ def _class_folders(path: Path) -> dict[str, list[Path]]:
 
 
 def _read_folders(path: Path) -> Labelled:
-    if not path.is_dir():
-        raise DataError(f"There is no folder {path}.")
     if not (folders := _class_folders(path)):
         raise DataError(f"{path.name}: none of its folders holds .txt files. {FORMATS}")
     files = {name: [examine(file) for file in found] for name, found in folders.items()}

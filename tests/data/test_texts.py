@@ -310,6 +310,12 @@ def test_folders_that_are_refused(tmp_path):
         read(written(tmp_path / "a.tsv", table())).encoder.encode(tmp_path / "one" / "a")
 
 
+def test_a_quotation_over_two_rows_is_not_one_text(tmp_path):
+    rows = [*ROWS, ('" i love it ,', "good"), ('and so on . "', "good")]
+    with pytest.raises(DataError, match="one row of several lines.*the first is in line 13"):
+        read(written(tmp_path / "a.tsv", table(rows)))
+
+
 quoted = st.sampled_from(['"', ' "', '" ', 'a "b" c', '"so"', '""', "it's", "x , y", "plain words", '" he said'])
 
 
