@@ -41,9 +41,11 @@ def main() -> None:
 
 @app.command()
 def tune(
-    target: Annotated[str, typer.Argument(help="digits, a .csv, .tsv or .npz file, or FILE.py:TASK")],
+    target: Annotated[
+        str, typer.Argument(help="digits; a table; a folder of images; texts; pairs of sentences; FILE.py:TASK")
+    ],
     label: Annotated[
-        str | None, typer.Option("--target", help="The column to predict: its name, its number, or 'last'.")
+        str | None, typer.Option("--target", help="The column to predict (name, number or 'last'), or the language.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Of the study [default: that of the target]")] = None,
     trials: Annotated[
@@ -70,6 +72,10 @@ def tune(
     model: Annotated[
         str | None, typer.Option(help="mlp, cnn, rnn, lm, transformer or seq2seq [default: by the data]")
     ] = None,
+    tokens: Annotated[
+        str | None, typer.Option(help="Of texts: word, character or bpe [default: what is usual]")
+    ] = None,
+    vectors: Annotated[str | None, typer.Option(help="A file of pretrained word vectors (GloVe, word2vec)")] = None,
     arg: Annotated[list[str] | None, typer.Option(help="For a function in FILE.py: data=PATH")] = None,
     storage: Storage = None,
     as_json: AsJson = False,
@@ -84,6 +90,8 @@ def tune(
             "test": test,
             "kind": kind,
             "model": model,
+            "tokens": tokens,
+            "vectors": vectors,
             "device": device,
             "arguments": dict(_pair("--arg", a) for a in arg or []),
         },
@@ -124,7 +132,9 @@ def show(
     study: StudyName,
     trial: Annotated[int | None, typer.Argument(help="The number of a trial.")] = None,
     network: Annotated[bool, typer.Option("--network", help="Its layers: sizes, costs, memory.")] = False,
-    replay: Annotated[int | None, typer.Option(min=1, help="Train it again for so many epochs, and watch them.")] = None,
+    replay: Annotated[
+        int | None, typer.Option(min=1, help="Train it again for so many epochs, and watch them.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for figures of the network.")] = None,
     storage: Storage = None,
     as_json: AsJson = False,

@@ -244,7 +244,9 @@ def show_network(study: Study, number: int, epochs: int | None, folder: Path | N
     from rheostat import looking
 
     if not study.record.target:
-        raise StudyError(f"Study {study.name!r} was made from Python: call rheostat.looking.show_network with its task.")
+        raise StudyError(
+            f"Study {study.name!r} was made from Python: call rheostat.looking.show_network with its task."
+        )
     target, chosen = load_target(**study.record.target), _trial(study, number)
     if as_json:
         print_json(looking.network_json(study, chosen, target.task, epochs))

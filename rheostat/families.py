@@ -114,10 +114,11 @@ def _text_space(dataset: Dataset) -> Space:
         "schedule": "cosine",
         "clip_norm": 1.0,
         "hidden": Int(64, 256, log=True, prior=Prior(128, 0.5)),
-        "cell": Choice(["lstm", "gru"]),
-        "recurrent_layers": Int(1, 2),
+        "cell": Choice(["gru", "lstm"], prior=Prior("gru", 0.5)),
+        "recurrent_layers": Int(1, 2, prior=Prior(1, 0.6)),
         "embedding": Int(50, 300, log=True, prior=Prior(128, 0.4)),
-        "dropout": Float(0.0, 0.7, prior=Prior(0.4, 0.4)),
+        "dropout": Float(0.0, 0.7, prior=Prior(0.5, 0.4)),
+        "lr": Float(5e-4, 1e-2, log=True, prior=Prior(2e-3, 0.5)),
     }
     if dataset.vectors is not None:
         del parts["embedding"]
@@ -136,7 +137,7 @@ def _language_model_space(dataset: Dataset) -> Space:
             "sequence_length": 64 if characters else 35,
             "schedule": "cosine",
             "clip_norm": 1.0,
-            "cell": Choice(["gru", "lstm"]),
+            "cell": Choice(["gru", "lstm"], prior=Prior("lstm", 0.5)),
             "embedding": 64 if characters else 256,
             "hidden": Int(128, 512, log=True, prior=Prior(384, 0.5)),
             "recurrent_layers": Int(1, 2, prior=Prior(1, 0.7)),
@@ -164,7 +165,7 @@ def _transformer_space(dataset: Dataset) -> Space:
 
 
 def _seq2seq_space(dataset: Dataset) -> Space:
-    cell = Choice(["gru", "lstm"])  # vanilla decoders fail (Britz et al. 2017, table 3)
+    cell = Choice(["gru", "lstm"], prior=Prior("gru", 0.7))  # vanilla decoders fail (Britz et al. 2017, table 3)
     return default_space(
         ["dropout", "hidden"],
         None,
@@ -259,6 +260,14 @@ def choose(dataset: Dataset, name: str | None = None) -> Family:
         if family.name == name:
             return family
     raise SettingError(unknown(f"model for {dataset.form} such as {dataset.name}", name, [f.name for f in fitting]))
+
+
+def form_of(name: str) -> Form | None:
+    """The form of data that a family is for; None where it suits more than one. Raises SettingError."""
+    for family in FAMILIES:
+        if family.name == name:
+            return family.forms[0] if len(family.forms) == 1 and family.forms[0] is not Form.ROWS else None
+    raise SettingError(unknown("model", name, [family.name for family in FAMILIES]))
 
 
 def make_task(dataset: Dataset, family: Family, device: str = "auto") -> Task:

@@ -14,6 +14,7 @@ import cloudpickle
 
 from rheostat import families
 from rheostat.data.base import Dataset, Form, Vocabulary
+from rheostat.data.checks import examine
 from rheostat.data.read import read
 from rheostat.errors import DataError, SettingError, SpaceError, TaskError, unknown
 from rheostat.families import Family
@@ -49,12 +50,14 @@ def load_target(
     device: str = "auto",
     arguments: Mapping[str, str] | None = None,
     model: str | None = None,
+    tokens: str | None = None,
+    vectors: str | None = None,
 ) -> Target:
     """The task and the default space of a target.
 
     `label` names the column to predict, or the language to translate into; `test` is a file of held-out data,
     `kind` is classification or regression (else it is inferred), `model` a family of networks (else the usual one),
-    and `arguments` are given to the function where the target is one. Raises DataError, TaskError or SpaceError in
+    `tokens` what texts are read as, `vectors` a file of pretrained word vectors, and `arguments` are given to the function where the target is one. Raises DataError, TaskError or SpaceError in
     words.
     """
     path, _, name = target.partition(".py:")
@@ -64,7 +67,8 @@ def load_target(
         return _from_python(Path(path if target.endswith(".py") else path + ".py"), name, dict(arguments or {}))
     if arguments:
         raise TaskError(f"--arg {next(iter(arguments))}: only a target like file.py:function takes arguments.")
-    dataset = read(target, label=label, test=Path(test) if test else None, kind=kind)
+    form = None if model is None else families.form_of(model)
+    dataset = read(target, label=label, test=test, kind=kind, form=form, tokens=tokens, vectors=vectors)
     return from_dataset(dataset, device, model)
 
 
@@ -80,7 +84,7 @@ def from_dataset(dataset: Dataset, device: str = "auto", model: str | None = Non
         dataset.name,
         task,
         space,
-        (*dataset.notes, _chosen(family, space)),
+        (*dataset.notes, *examine(dataset), _chosen(family, space)),
         examples if in_examples else None,
         family.trials,
         family.epochs,

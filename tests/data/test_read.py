@@ -51,7 +51,7 @@ def test_other_built_in_sets(name, shape, outputs):
     ("target", "words"),
     [
         ("digit", "Did you mean 'digits'.*Supported: .*csv.*npz"),
-        ("data.parquet", "'.parquet' cannot be read.*Supported"),
+        ("data.xlsx", "'.xlsx' cannot be read.*Supported"),
         ("notes.csv.zip", "'.zip' cannot be read"),
         ("archive.tar.gz", "'.tar.gz' cannot be read"),
         ("nowhere.csv", r"no file nowhere\.csv \(in "),
