@@ -284,7 +284,7 @@ def test_imbalance_and_absent_classes():
     x, y = rows(3000, classes=3)
     validation = rows(1000, 1)
     notes = examine(made((x, y), validation, validation, classes=["red", "blue", "green"]))
-    assert [note for note in notes] == [
+    assert list(notes) == [
         f"Absent classes: the part {part} has none of 1 of the 3 classes ('green')."
         for part in ("to validate on", "held out as a test")
     ]
