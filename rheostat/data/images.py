@@ -222,8 +222,11 @@ class Listing:
 
 
 def is_image_folder(path: Path) -> bool:
-    """Whether pictures lie in a folder, or in folders within it."""
-    return path.is_dir() and any(is_picture(file.name) for file in walk(path))
+    """Whether at least half of the files in a folder, and in folders within it, are pictures."""
+    if not path.is_dir():
+        return False
+    files = [is_picture(file.name) for file in walk(path) if not file.name.startswith(".")]
+    return any(files) and 2 * sum(files) >= len(files)
 
 
 def read_images(

@@ -519,6 +519,10 @@ def test_folders_that_are_not_of_images():
     saved(Path("texts/.cache/a.png"), GREY[0])
     assert not is_image_folder(Path("texts")) and not is_image_folder(Path("absent"))
     assert not is_image_folder(saved(Path("one.png"), GREY[0]))
+    saved(Path("texts/figure.png"), GREY[0])
+    assert is_image_folder(Path("texts"))  # half of them
+    Path("texts/pos/b.txt").write_text("bad")
+    assert not is_image_folder(Path("texts"))
 
 
 def test_a_folder_that_may_not_be_read(monkeypatch):
