@@ -100,10 +100,12 @@ def _cnn_space(dataset: Dataset) -> Space:
         _size(dataset),
         "cnn",
         {
-            "batch_size": Choice([64, 128, 256], prior=Prior(128, 0.5)),
+            "lr": Float(5e-4, 2e-2, log=True, prior=Prior(3e-3, 0.5)),
+            "batch_size": Choice([64, 128], prior=Prior(128, 0.6)),
             "schedule": "cosine",
-            "layers": Int(3, 8, prior=Prior(5, 0.4)),
-            "channels": Int(16, 64, log=True, prior=Prior(32, 0.5)),
+            "layers": Int(4, 8, prior=Prior(6, 0.5)),
+            "channels": Int(12, 32, log=True, prior=Prior(16, 0.5)),
+            "dropout": Float(0.0, 0.4, prior=Prior(0.05, 0.4)),
         },
     )
 
@@ -178,7 +180,7 @@ def _seq2seq_space(dataset: Dataset) -> Space:
             "decoder_cell": cell,
             "embedding": 256,
             "hidden": Int(128, 512, log=True, prior=Prior(256, 0.5)),
-            "attention": "additive",
+            "attention": "multiplicative",
             "label_smoothing": 0.1,
             "tied": True,
             "dropout": Float(0.0, 0.6, prior=Prior(0.4, 0.5)),
@@ -246,7 +248,7 @@ FAMILIES: tuple[Family, ...] = (
         _given_pairs,
         _seq2seq_space,
         trials=9,
-        epochs=12,
+        epochs=6,
     ),
 )  # the first that takes a form is its default
 

@@ -27,6 +27,7 @@ from rheostat.train.translation import Bleu
 class Target:
     """Something to tune, in `trials` trials of at most `epochs` epochs where the user names no others.
 
+    `vocabularies` are those of its texts. With `likely_first` the likeliest configuration is tried before others.
     `final` replaces the scores of the task on held-out data, where more may be spent on them.
     """
 
@@ -57,8 +58,8 @@ def load_target(
 
     `label` names the column to predict, or the language to translate into; `test` is a file of held-out data,
     `kind` is classification or regression (else it is inferred), `model` a family of networks (else the usual one),
-    `tokens` what texts are read as, `vectors` a file of pretrained word vectors, and `arguments` are given to the function where the target is one. Raises DataError, TaskError or SpaceError in
-    words.
+    `tokens` what texts are read as, `vectors` a file of pretrained word vectors, and `arguments` are given to the
+    function where the target is one. Raises DataError, TaskError, SettingError or SpaceError in words.
     """
     path, _, name = target.partition(".py:")
     if target.endswith(".py") or name:

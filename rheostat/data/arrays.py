@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,20 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rheostat.data.base import Dataset, Kind, Labels
+from rheostat.data.images import image_arrays, is_pictures
 from rheostat.data.labels import check_targets, divide, fit_labels, kind_of_numbers, number_name
+from rheostat.data.npz import INPUTS, LABELS, named, opened
 from rheostat.data.scaling import moments, standardised
 from rheostat.errors import DataError, unknown
 
 Array = NDArray[Any]
 Pair = tuple[Array, Array]
 
-INPUTS, LABELS = ("x", "inputs", "data"), ("y", "labels", "targets")
 PARTS = {
     "train": (("x_train",), ("y_train",)),
     "validation": (("x_val", "x_valid", "x_validation"), ("y_val", "y_valid", "y_validation")),
     "test": (("x_test",), ("y_test",)),
 }
-KEYS = "x and y (or inputs and labels, data and targets), or x_train and y_train with x_val, y_val, x_test, y_test"
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,8 @@ class ArrayEncoder:
 
     def encode(self, path: Path) -> Tensor:
         """The inputs of an `.npz` file, (N, *shape) float32; labels need not be there. Raises DataError."""
-        with _archive(path) as archive:
-            return self.inputs(_checked_inputs(path.name, _array(path.name, archive, INPUTS)), path.name)
+        with opened(path) as archive:
+            return self.inputs(_checked_inputs(path.name, named(path.name, archive, INPUTS)), path.name)
 
     def inputs(self, x: Array, what: str) -> Tensor:
         """Standardised inputs, (N, *shape) float32. Raises DataError for another shape."""
@@ -79,14 +76,14 @@ class ArrayEncoder:
 
 
 def read_npz(path: Path, test: Path | None, kind: Kind | None, validation_fraction: float, seed: int) -> Dataset:
-    """The data set of an `.npz` file; `KEYS` says how its arrays may be named. `test` is another such file.
+    """The data set of an `.npz` file; `npz.KEYS` says how its arrays may be named. `test` is another such file.
 
     Raises DataError for a file that cannot be trained on, and SettingError for a wrong `validation_fraction`.
     """
-    with _archive(path) as archive:
+    with opened(path) as archive:
         parts = _parts(path.name, archive)
     if test is not None:
-        with _archive(test) as archive:
+        with opened(test) as archive:
             others = _parts(test.name, archive)
         parts["test"] = others.get("test", others["train"])
     return from_arrays(path.stem, parts, kind, validation_fraction, seed)
@@ -114,6 +111,9 @@ def from_arrays(
     values = np.unique(answers["train"]) if kind is Kind.CLASSIFICATION else None
     classes = () if values is None else class_names or tuple(map(_class_name, values.tolist()))
     targets = {part: _targets(f"{name}, {part}", y, values) for part, y in answers.items()}
+    if kind is Kind.CLASSIFICATION and is_pictures(inputs["train"]):
+        pictures = {part: (inputs[part], targets[part]) for part in inputs}
+        return image_arrays(name, pictures, classes, validation_fraction, seed)
     if "validation" in parts:
         check_targets(name, kind, targets["train"])
         split_notes: tuple[str, ...] = ("The parts to train and to validate on are as given.",)
@@ -140,42 +140,14 @@ def from_arrays(
     )
 
 
-@contextmanager
-def _archive(path: Path) -> Iterator[Mapping[str, Array]]:
-    """The arrays of a file, each read when it is asked for; what goes wrong becomes a DataError."""
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path.name} is not an .npz file, as numpy.savez writes it.")
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            yield archive
-    except DataError:
-        raise
-    except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as cause:
-        problem = str(cause) or type(cause).__name__
-        raise DataError(f"{path.name} cannot be read: {problem}. Save plain numbers with numpy.savez.") from None
-
-
 def _parts(file: str, archive: Mapping[str, Array]) -> dict[str, Pair]:
     if not any(key.lower() == "x_train" for key in archive):
-        return {"train": (_array(file, archive, INPUTS), _array(file, archive, LABELS))}
+        return {"train": (named(file, archive, INPUTS), named(file, archive, LABELS))}
     parts = {}
     for part, (inputs, labels) in PARTS.items():
         if part == "train" or any(key.lower() in (*inputs, *labels) for key in archive):
-            parts[part] = (_array(file, archive, inputs), _array(file, archive, labels))
+            parts[part] = (named(file, archive, inputs), named(file, archive, labels))
     return parts
-
-
-def _array(file: str, archive: Mapping[str, Array], names: Sequence[str]) -> Array:
-    """The one array of an archive that has one of these names, whatever its case."""
-    found = [key for key in archive if key.lower() in names]
-    if len(found) != 1:
-        held = ", ".join(map(repr, archive)) or "none"
-        problem = f"more than one of its arrays may be meant: {', '.join(found)}" if found else f"no array {names[0]!r}"
-        raise DataError(f"{file}: {problem}. It must hold {KEYS}; it holds {held}.")
-    array = archive[found[0]]
-    if not isinstance(array, np.ndarray):  # a file of another kind, packed beside the arrays
-        raise DataError(f"{file}: {found[0]!r} is not an array.")
-    return array
 
 
 def _checked(name: str, parts: Mapping[str, Pair], kind: Kind | None) -> tuple[dict[str, Array], dict[str, Array]]:

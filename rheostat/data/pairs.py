@@ -20,6 +20,7 @@ from rheostat.data.split import split
 from rheostat.data.vocabulary import Subwords, from_description, lengths_in_words, padded, unknown_in_words
 from rheostat.errors import DataError
 
+MANY = 50_000  # pairs
 LONGEST = 100  # subwords of a sentence that is trained on
 Row = NDArray[np.int32]
 
@@ -70,7 +71,7 @@ def read_pairs(
     path: Path,
     target: str | None = None,
     test: str | Path | None = None,
-    size: int = 8000,
+    size: int | None = None,
     validation_fraction: float = 0.1,
     seed: int = 0,
 ) -> Dataset:
@@ -80,7 +81,8 @@ def read_pairs(
     where there are several, `target` names the language (`de`) or the file. Or it is a table of two columns, the
     source first. Files beside it named val, valid, validation or dev instead of train are validated on, and the
     first one named test is held out, unless `test` names another. Each language gets a vocabulary of at most `size`
-    subwords. The parts to validate and to test on keep all pairs, and the target sentences as `texts`.
+    subwords (None: 4,000, or 8,000 from 50,000 pairs on; sentences get hardly longer, and the softmax costs half).
+    The parts to validate and to test on keep all pairs, and the target sentences as `texts`.
 
     Raises DataError for what cannot be trained on, and SettingError for an argument that is not allowed.
     """
@@ -96,6 +98,7 @@ def read_pairs(
     if len(filled) < SMALLEST:
         raise DataError(f"{train.what}: {len(filled)} pairs to train on are too few: give at least {SMALLEST}.")
     sources, targets = zip(*filled, strict=True)
+    size = size if size is not None else 4000 if len(filled) < MANY else 8000
     encoder = PairEncoder(Subwords.fit(sources, size), Subwords.fit(targets, size), train.languages)
     all_rows = encoder.rows(filled)
     rows_to_train = [row for row in all_rows if max(map(len, row)) <= LONGEST]

@@ -13,7 +13,7 @@ TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet")
 ARRAYS = (".npz",)
 SUPPORTED = (
     f"Supported: tables ({', '.join(TABLES)}), arrays ({', '.join(ARRAYS)}), a folder of images with a folder per "
-    "class, IDX files of images, texts with labels (a table, or a folder per class), a text file to be modelled (.txt), "
+    "class, IDX files of images, texts with labels (a table, or a folder per class), a text file to model (.txt), "
     "pairs of sentences (.tsv, or two files such as train.en and train.de), tables saved by Hugging Face datasets, and "
     f"built in: {', '.join(builtin.NAMES)}."
 )

@@ -118,7 +118,7 @@ class Step:
         batch = flat[len(state) + len(self.draws) :]
         with _kernels_with_rules():
             gradients, losses = torch.vmap(grad_and_value(self._loss))(trained, others, masks, batch)
-        return [*(gradients[name].contiguous() for name in self.used), losses]  # fused updates read raw memory
+        return [*(_laid_out(gradients[name], state[name]) for name in self.used), losses]
 
     def _explore(self, tensors: Sequence[Tensor], batch: Sequence[Tensor]) -> list[str]:
         """Which trained parameters the loss depends on; notes the masks that it draws. Changes no buffer."""
@@ -209,6 +209,11 @@ VIEWS = {  # they share the memory of their first argument from its beginning, s
     aten.squeeze.dims,
     aten.detach.default,
 }
+
+
+def _laid_out(gradient: Tensor, weight: Tensor) -> Tensor:
+    """In memory as the weight is, which may be channels last: fused updates read raw memory."""
+    return gradient.contiguous() if weight.is_contiguous() else torch.empty_like(weight).copy_(gradient)
 
 
 def _max_pool2d(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:

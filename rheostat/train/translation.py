@@ -51,9 +51,6 @@ def translate(
         (tokens,) = trimmed(rows.tensors, part)
         longest = tokens.shape[1] * 3 // 2 + 10
         tokens = tokens.to(device)
-        if width == 1:
-            sentences = model.greedy(tokens, longest)
-        else:
-            sentences = model.beam(tokens, longest, width, length_penalty)
+        sentences = model.beam(tokens, longest, width, length_penalty)
         found |= zip(part.tolist(), map(vocabulary.decode, sentences), strict=True)
     return [found[row] for row in range(len(source))]

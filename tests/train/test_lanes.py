@@ -259,6 +259,20 @@ def test_networks_200_steps_in_float64(name: str, steps: str) -> None:
     check_equal(a_task(lambda config: build().double(), data, **more), group, 34)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "nesterov", "adagrad"])
+def test_weights_in_channels_last_are_updated_as_they_lie(optimizer: str, steps: str) -> None:
+    """Fused updates read raw memory, where gradients must lie as the weights do."""
+
+    def build(config: Config) -> nn.Module:
+        convolution = nn.Conv2d(2, 4, (3, 2), padding=1, bias=False).to(memory_format=torch.channels_last)
+        return nn.Sequential(
+            nn.Unflatten(1, (2, 3, 1)), convolution, nn.ReLU(), nn.Flatten(), nn.Linear(24, 3)
+        ).double()
+
+    group = [Job(j.trial, j.config, j.seed, 5, 5) for j in jobs(3, optimizer=optimizer)]
+    check_equal(a_task(build), group, 5)
+
+
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_one_step_from_50_states_in_float32(name: str) -> None:
     build, data, more = NETWORKS[name]
