@@ -2,8 +2,8 @@
 
 The delimiter, the encoding and the header are found here; what a column means is decided elsewhere. A file is read
 as a stream, three times: for its encoding, for its delimiter (the first rows), and for its cells. A column keeps each
-different text once, and a number or a date that is one of very many as 12 bytes, so that a table takes no more room
-than its file.
+different text once, and a number or a date that is one of very many as 8 bytes, so that a table takes little more
+room than its file.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ class _Gatherer:
     codes: array[int] = field(default_factory=lambda: array("i"))
     values: array[float] = field(default_factory=lambda: array("d"))
     read: Callable[[str], float | None] | None = None
-    most_texts: float = MOST_TEXTS
+    judged: bool = False
 
     def take(self, cells: Sequence[str]) -> None:
         if self.read is None:
             self._add(np.fromiter(map(self.places.__getitem__, cells), np.int32, len(cells)))
-            if len(self.places) > self.most_texts:
+            if len(self.places) > MOST_TEXTS and not self.judged:
                 self._judge()
             return
         values = _plain_numbers(cells) if self.read is _number else None
@@ -101,11 +101,11 @@ class _Gatherer:
         self.codes.frombytes(codes.tobytes())
 
     def _judge(self) -> None:
+        self.judged = True
         for read in (_number, iso_seconds):
             if sum(read(text) is None for text in self.places) <= FEW_OTHERS * len(self.places):
                 self.read = read
                 return
-        self.most_texts = math.inf  # they are texts
 
     def cells(self) -> tuple[Cells, NDArray[np.int32]]:
         """All cells and the code of each row; the texts are let go."""
@@ -269,7 +269,7 @@ def _parsed(source: _Source) -> tuple[_Gathered, str, tuple[str, ...]]:
 
 def _gathered(records: Iterator[list[str]]) -> _Gathered:
     """Raises csv.Error for what the csv module refuses."""
-    gathered, start, width = _Gathered(), 1, CHUNK_CELLS // SNIFFED_ROWS  # not known yet
+    gathered, start, width = _Gathered(), 1, max(CHUNK_CELLS // SNIFFED_ROWS, 1)  # not known yet
     while chunk := list(islice(records, max(CHUNK_CELLS // width, 1))):
         gathered.extend(chunk, start)
         start, width = start + len(chunk), max(map(len, chunk)) or 1

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from rheostat.data import delimited
 from rheostat.data.delimited import parse_number, read_table
 from rheostat.errors import DataError
 
@@ -166,3 +168,102 @@ def test_numbers(text, number):
 @pytest.mark.parametrize("text", ["", "?", "NA", "N/A", "nan", "NaN", "null", "NULL", "None", "-"])
 def test_missing(text):
     assert np.isnan(parse_number(text))
+
+
+# -- large files ---------------------------------------------------------------------------------------------------
+
+number_cell = st.integers(-999, 999).map(str) | st.floats(width=32).map(repr)
+date_cell = st.datetimes().map(lambda moment: moment.isoformat(" ")) | st.dates().map(str)
+other_cell = st.sampled_from(["", "?", "NA", "nan", "inf", "1_0", "abc", "3/4/2024", "\u0663"])
+mixed = st.tuples(number_cell | number_cell | other_cell, date_cell | date_cell | other_cell, other_cell | number_cell)
+
+
+@given(st.lists(mixed, min_size=1, max_size=60))
+def test_what_is_kept_by_value_is_what_the_texts_say(tmp_path_factory, rows):
+    path = tmp_path_factory.getbasetemp() / "values.csv"
+    path.write_text("\n".join(",".join(row) for row in rows), encoding="utf-8")
+    assume(any(cell for row in rows for cell in row))
+    plain = read_table(path, header=False)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("CHUNK_CELLS", 9), ("MOST_TEXTS", 4), ("FEW_OTHERS", 0.4)):
+            patch.setattr(delimited, name, value)
+        by_value = read_table(path, header=False)
+    assert plain.notes == by_value.notes and plain.digest == by_value.digest
+    for one, other in zip(plain.columns, by_value.columns, strict=True):
+        for name in ("numbers", "worded", "missing"):
+            expected, found = getattr(one.cells, name)[one.codes], getattr(other.cells, name)[other.codes]
+            np.testing.assert_array_equal(expected, found, err_msg=name)
+        for expected, found in zip(one.cells.times, other.cells.times, strict=True):
+            np.testing.assert_array_equal(expected[one.codes], found[other.codes])
+    for written, found in zip(texts(plain), texts(by_value), strict=True):
+        for text, again in zip(written, found, strict=True):
+            assert text == again or parse_number(text) is not None or "-" in text  # a number or a date
+
+
+def test_values_are_written_out_where_an_error_names_them(folder, monkeypatch):
+    for name, value in (("CHUNK_CELLS", 8), ("MOST_TEXTS", 4), ("FEW_OTHERS", 0.4)):
+        monkeypatch.setattr(delimited, name, value)
+    days = [f"2024-03-{day:02}" for day in range(1, 30)]
+    table = table_of(folder, "a,d\n" + "\n".join(f"{n},{day}" for n, day in enumerate(days)))
+    number, date = table.columns
+    last = np.arange(len(number.cells.texts)) == number.codes[-1]
+    assert number.first(last) == "data.csv, column 'a', row 30: '28'"
+    assert date.first(last) == "data.csv, column 'd', row 30: '2024-03-29T00:00:00.000000'"
+    assert list(number.cells.texts[-2:]) == ["27", "28"]
+
+
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=30), st.booleans())
+def test_ragged_rows_are_refused_and_the_first_is_named(tmp_path_factory, lengths, quoted):
+    path = tmp_path_factory.getbasetemp() / "ragged.csv"
+    cell = '"a b"' if quoted else "ab"
+    path.write_text("\n".join(",".join([cell] * length) for length in lengths))
+    if len(set(lengths)) == 1:
+        assert read_table(path, header=False).length == len(lengths)
+        return
+    usual = max(lengths, key=lambda length: (lengths.count(length), -lengths.index(length)))
+    row = next(row for row, length in enumerate(lengths, 1) if length != usual)
+    with pytest.raises(DataError, match=f"row {row} has {lengths[row - 1]} cells where most rows have {usual}"):
+        read_table(path, header=False)
+
+
+@given(st.text(st.characters(codec="cp1252", categories=("L", "N")), min_size=1), st.integers(0, 3))
+def test_any_encoding_is_read_or_refused_in_words(tmp_path_factory, text, place):
+    path = tmp_path_factory.getbasetemp() / "encoded.csv"
+    for encoding in ("utf-8", "utf-8-sig", "cp1252", "latin-1", "utf-16", "utf-32", "cp037"):
+        rows = [["n", "name"], *([str(n), text if n == place else "plain"] for n in range(4))]
+        path.write_bytes("\n".join(map(",".join, rows)).encode(encoding, "ignore"))
+        try:
+            table = read_table(path)
+        except DataError as error:
+            assert "encoded.csv" in str(error)
+            continue
+        if encoding.startswith("utf-8"):
+            assert texts(table)[1][place] == text.strip()
+        assert encoding not in ("utf-16", "utf-32")
+
+
+def test_a_character_that_spans_two_chunks_is_read(folder, monkeypatch):
+    monkeypatch.setattr(delimited, "CHUNK_BYTES", 3)
+    table = table_of(folder, "name,n\nZo\u00eb,1\nBj\u00f6rn,2\n")
+    assert texts(table)[0] == ["Zo\u00eb", "Bj\u00f6rn"] and len(table.notes) == 1
+    assert "Latin-1" in table_of(folder, "name,n\nab,1\nBj\u00f6".encode()[:-1] + b",2").notes[1]
+
+
+def test_a_large_table_takes_little_more_room_than_its_file(folder, monkeypatch):
+    monkeypatch.setattr(delimited, "MOST_TEXTS", 2**7)  # as many as a file of 500 MB has in proportion
+    monkeypatch.setattr(delimited, "CHUNK_CELLS", 2**11)
+    rng = np.random.default_rng(0)
+    x, levels = rng.normal(size=(6_000, 8)), rng.integers(0, 9, (6_000, 2))
+    when = rng.integers(1_500_000_000, 1_700_000_000, 6_000).astype("datetime64[s]").astype(str)
+    rows = zip(x, levels, when, strict=True)
+    content = "\n".join(",".join([*map("{:.7g}".format, x), *map("l{}".format, c), t]) for x, c, t in rows).encode()
+    path = folder / "large.csv"
+    path.write_bytes(content)
+    tracemalloc.start()
+    try:
+        table = read_table(path)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert table.length == 6_000
+    assert held < 2 * len(content) and peak < 3 * len(content)

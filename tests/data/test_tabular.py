@@ -435,3 +435,168 @@ def test_adult():
     numeric = data.train[0][:, [data.encoder.features.index(f"column_{n}") for n in (1, 3, 5, 11, 12, 13)]]
     assert torch.allclose(numeric.mean(0), torch.zeros(6), atol=1e-4)
     assert torch.allclose(numeric.std(0), torch.ones(6), atol=1e-3)
+
+
+# -- dates -------------------------------------------------------------------------------------------------------
+
+DAY = np.timedelta64(1, "D")
+
+
+def dated(folder, template, rows=60, header="d,x,y", name="data.csv"):
+    return written(folder, numbered(rows, template, header), name)
+
+
+def test_dates_are_days_and_points_on_circles(folder):
+    moments = [np.datetime64("2023-11-20T06:30") + i * np.timedelta64(1531, "m") for i in range(60)]
+    path = dated(folder, lambda i: f"{moments[i] if i % 9 else ''},{i * 0.3},{i % 2}")
+    data = read(path, label="y")
+    train, validation = split(60, 0.2, 0, np.arange(60) % 2)
+    days = np.array([(m - np.datetime64("1970-01-01")) / DAY for m in moments])
+    missing = np.arange(60) % 9 == 0
+    filled = np.where(missing, np.median(days[[i for i in train if not missing[i]]]), days)
+    cycles = [(m.item().month - 1) / 12 for m in moments], [m.item().weekday() / 7 for m in moments]
+    cycles += ([(m.item().hour * 60 + m.item().minute) / 1440 for m in moments],)
+    waves = [wave(2 * np.pi * np.array(cycle)) for cycle in cycles for wave in (np.sin, np.cos)]
+    expected = np.column_stack(
+        [(filled - filled[train].mean()) / filled[train].std(), *np.where(missing, 0, waves), missing]
+    )
+    assert data.encoder.features == (
+        "x",
+        "d",
+        *(f"d {cycle} ({wave})" for cycle in ("month", "weekday", "hour") for wave in ("sine", "cosine")),
+        "d is missing",
+    )
+    for rows, part in ((train, data.train), (validation, data.validation)):
+        assert np.allclose(part[0][:, 1:], expected[rows], atol=1e-5)
+    assert noted(data, "Dates in d: days since their mean, standardised, and the month, weekday, hour as points")
+    assert noted(data, "Dates missing in d")
+    assert TabularEncoder.from_description(json.loads(json.dumps(data.encoder.describe()))) == data.encoder
+
+
+@pytest.mark.parametrize(
+    ("form", "cycles"),
+    [
+        (lambda i: f"2024-01-{1 + i % 2:02}", ("weekday",)),
+        (lambda i: f"2024-{1 + i % 12:02}", ("month", "weekday")),
+        (lambda i: f"{i % 24}:30", ("hour",)),
+        (lambda i: f"2024-0{1 + i % 2}-01 {i % 24:02}:00", ("month", "weekday", "hour")),
+        (lambda i: str(np.datetime64("2024-01-01") + 7 * i), ("month",)),
+        (lambda i: str(np.datetime64("2000-03-01") + 146_097 * (i % 2)), ()),  # 400 years are whole weeks
+    ],
+)
+def test_only_cycles_that_vary(folder, form, cycles):
+    data = read(dated(folder, lambda i: f"{form(i)},{i * 0.3},{i // 2 % 2}"), label="y")
+    (column,) = data.encoder.dates
+    assert column.cycles == cycles and not column.indicator
+
+
+def test_the_order_of_day_and_month_is_found_in_the_column(folder):
+    day = np.datetime64("2024-01-01")
+
+    def template(form):
+        def line(i):
+            date = (day + i).item()
+            return f"{form.format(d=date.day, m=date.month, y=date.year)},{i * 0.3},{i % 2}"
+
+        return line
+
+    plain = read(dated(folder, template("{y}-{m:02}-{d:02}")), label="y")
+    for form, day_first in (("{d}/{m}/{y}", True), ("{m}/{d}/{y}", False), ("{d}.{m}.{y}", False)):
+        data = read(dated(folder, template(form)), label="y")
+        assert torch.equal(data.train[0], plain.train[0])
+        assert data.encoder.dates[0].day_first is day_first
+    # the order is kept for a file in which it could not be found
+    encoder = read(dated(folder, template("{d}/{m}/{y}")), label="y").encoder
+    new = encoder.encode(written(folder, ["d,x", "3/4/2024,1", "4/4/2024,1"], "new.csv"))
+    same = plain.encoder.encode(written(folder, ["d,x", "2024-04-03,1", "2024-04-04,1"], "same.csv"))
+    assert torch.equal(new, same)
+
+
+def test_dates_that_may_be_read_in_two_ways_are_left_out(folder):
+    data = read(dated(folder, lambda i: f"{1 + i % 12}/{1 + i % 5}/2024,{i * 0.3},{i % 2}"), label="y")
+    assert data.encoder.features == ("x",)
+    assert noted(data, "left out d: they hold dates that may be day/month or month/day; write them as 2024-03-31")
+    data = read(dated(folder, lambda i: f"{1 + i % 12}/{1 + i % 12}/2024,{i * 0.3},{i % 2}"), label="y")
+    assert len(data.encoder.dates) == 1  # both readings are the same
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (
+            lambda i: f"{'soon' if i == 120 else f'2024-01-{1 + i % 9}'},1",
+            "column 'd', row 122: 'soon' is not a date, but",
+        ),
+        (lambda i: f"{'2024-02-30' if i == 120 else f'2024-02-{1 + i % 9:02}'},1", "'2024-02-30' is not a date"),
+    ],
+)
+def test_a_cell_that_is_no_date_among_dates(folder, line, words):
+    with pytest.raises(DataError, match=words):
+        read(dated(folder, lambda i: f"{line(i)},{i % 2}", rows=200), label="y")
+
+
+def test_a_new_file_with_a_cell_that_is_no_date(folder):
+    encoder = read(dated(folder, lambda i: f"2024-01-{1 + i % 9:02},{i},{i % 2}"), label="y").encoder
+    with pytest.raises(DataError, match=r"column 'd', row 3: 'never' is not a date, as the training rows have there"):
+        encoder.encode(written(folder, ["d,x", "2024-01-01,1", "never,2"], "new.csv"))
+    with pytest.raises(DataError, match=r"row 2: '7' is not a date"):
+        encoder.encode(written(folder, ["d,x", "7,1", "8,2"], "new.csv"))
+
+
+def test_one_date_for_all_tells_nothing(folder):
+    data = read(dated(folder, lambda i: f"2024-01-01,{i * 0.3},{i % 2}"), label="y")
+    assert noted(data, "left out d: they do not vary")
+
+
+# -- many levels ---------------------------------------------------------------------------------------------------
+
+
+def of_sizes(sizes, seed=0):
+    """Names of levels, of which the first is in `sizes[0]` rows, the second in `sizes[1]`, and so on, shuffled."""
+    return np.random.default_rng(seed).permutation(np.repeat([f"l{place}" for place in range(len(sizes))], sizes))
+
+
+COMMON_AND_RARE = [1500 // (1 + place) + 1 for place in range(900)]  # the common ones get an input each
+
+
+def test_how_common_a_level_is_becomes_an_input_where_many_are_grouped(folder):
+    levels = of_sizes(COMMON_AND_RARE)
+    rows = len(levels)
+    data = read(written(folder, numbered(rows, lambda i: f"{i * 0.5},{levels[i]},{i % 2}")), label="y")
+    train, validation = split(rows, 0.2, 0, np.arange(rows) % 2)
+    counts = dict(zip(*np.unique(levels[train], return_counts=True), strict=True))
+    logs = np.log([counts[level] for level in levels[train]])
+    expected = (np.log([counts.get(level, 1) for level in levels]) - logs.mean()) / logs.std()
+    assert data.encoder.features[-2:] == ("c is another", "frequency of c")
+    assert np.allclose(data.train[0][:, -1], expected[train], atol=1e-5)
+    assert np.allclose(data.validation[0][:, -1], expected[validation], atol=1e-5)
+    assert (data.train[0][:, 1:-1].sum(1) == 1).all()
+    assert noted(data, "c: one more input says how common the level is in the training rows")
+    assert TabularEncoder.from_description(json.loads(json.dumps(data.encoder.describe()))) == data.encoder
+
+
+@pytest.mark.parametrize(
+    ("sizes", "features", "note"),
+    [
+        ([6] * 1400 + [1] * 1600, ("x", "frequency of c"), "c: one more input says how common"),
+        ([4] * 2500, ("x",), "left out c: each of their levels is in less than 0.1% of the training rows"),
+        ([1] * 6000 + [4] * 1000, ("x",), "left out c: they hold names"),
+    ],
+)
+def test_columns_without_a_common_level(folder, sizes, features, note):
+    levels = of_sizes(sizes)
+    data = read(written(folder, numbered(10_000, lambda i: f"{i * 0.5},{levels[i]},{i % 2}")), label="y")
+    assert data.encoder.features == features
+    assert noted(data, note)
+
+
+def test_frequencies_know_no_target(folder):
+    levels = of_sizes(COMMON_AND_RARE)
+
+    def encoded(label):
+        lines = numbered(len(levels), lambda i: f"{i * 0.5},{levels[i]},{label(i)}")
+        return read(written(folder, lines), label="y", kind="regression")  # split without regard to the target
+
+    one, other = encoded(lambda i: i % 7), encoded(lambda i: levels[i][-1])
+    assert one.encoder.categories[0].frequencies
+    assert torch.equal(one.train[0], other.train[0])
