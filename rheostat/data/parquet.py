@@ -80,8 +80,10 @@ def table_of(
             found[field.name] = reader(batches(field.name))
         else:
             left_out.append(f"{field.name} ({field.type})")
-    length = max((len(codes) for _, codes in found.values()), default=0)
-    if not length:
+    lengths = {len(codes) for _, codes in found.values()}
+    if len(lengths) > 1:
+        raise DataError(f"{file} is damaged: its columns have {', '.join(map(str, sorted(lengths)))} rows.")
+    if not (length := sum(lengths)):
         raise DataError(f"{file} holds no rows of numbers, dates or texts; its columns are: {', '.join(schema.names)}.")
     rows = np.arange(1, length + 1)
     columns = tuple(Column(file, name, cells, codes, rows) for name, (cells, codes) in found.items())
@@ -163,6 +165,7 @@ def _coded(cells: Callable[[Sequence[str]], Cells], arrays: Iterable[Any]) -> Re
     places = Places()
     codes = [np.empty(0, np.int32)]
     for array in arrays:
+        array.validate(full=True)  # a damaged file may have numbers beyond its texts
         texts = ["" if text is None else str(text).strip() for text in array.dictionary.to_pylist()]
         place = np.array([places[text] for text in (*texts, "")], np.int32)
         codes.append(place[array.indices.fill_null(len(texts)).to_numpy(zero_copy_only=False)])
