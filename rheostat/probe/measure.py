@@ -28,7 +28,7 @@ from typing import Any
 import msgspec
 import torch
 
-from rheostat.probe.sandbox import endless, examples, sandbox
+from rheostat.probe.sandbox import endless, examples, sandbox, update
 from rheostat.train import randomness
 from rheostat.train.loop import is_out_of_memory
 from rheostat.train.task import Task, pick_device
@@ -131,8 +131,7 @@ def _measured(task: Task, setup: Setup, request: Request) -> Answer:
             if step == LEFT_OVER_STEP and left_over:
                 batch = tuple(part[:left_over] for part in batch)
             started = time.perf_counter()
-            training.set_rate()
-            training.update(training.backward(batch), training.task.weight(batch[-1]))
+            update(training, batch)
             if not on_cpu:
                 torch.accelerator.synchronize(training.device)
             seconds.append(time.perf_counter() - started)

@@ -9,6 +9,7 @@ from itertools import chain, count
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from rheostat.data.base import Padded
 from rheostat.train.batches import LoaderBatches
@@ -31,7 +32,8 @@ def sandbox(task: Task, config: Mapping[str, Scalar], seed: int, epochs: int = 1
     training = Training(task, job)
     model = training.model
     modes = {module: module.training for module in model.modules()}
-    kept = [(tensor, tensor.detach().clone(), tensor.grad) for tensor in chain(model.parameters(), model.buffers())]
+    tensors = [tensor for tensor in chain(model.parameters(), model.buffers()) if not is_lazy(tensor)]
+    kept = [(tensor, tensor.detach().clone(), tensor.grad) for tensor in tensors]
     loader = training.batches.loader if isinstance(training.batches, LoaderBatches) else None
     generator = None if loader is None or loader.generator is None else loader.generator.get_state()
     try:
@@ -53,6 +55,16 @@ def endless(training: Training) -> Iterator[tuple[Tensor, ...]]:
     for epoch in count():
         training.begin_epoch()
         yield from training.batches.epoch(epoch)
+
+
+def update(training: Training, batch: tuple[Tensor, ...]) -> float | None:
+    """One update from a batch: the loss before it, or None where a hook has ended the training.
+
+    Raises Infeasible when the loss leaves the finite numbers.
+    """
+    training.set_rate()
+    loss = training.backward(batch)
+    return float(loss) if training.update(loss, training.task.weight(batch[-1])) else None
 
 
 def examples(task: Task) -> int | None:
