@@ -33,7 +33,8 @@ WIDTH = 0.2  # decades: standard deviation of the smoothing that answers are rea
 SHARE = 0.1  # of its fall: where the loss has begun to fall, and to rise again
 BELOW_STABLE = 5.0  # the best final learning rate is so many times below the largest stable one
 DECADES_OFF = 0.55  # standard deviation of that
-SIGNIFICANT = 4.0  # standard deviations: the lowest of many places is low by chance alone
+SIGNIFICANT = 4.0  # standard errors: the lowest of many places is low by chance alone
+LEAST_FALL = 0.01  # of the loss at the start
 NEAR = 0.5  # decades: an eighth of a range of four decades, which a prior speaks of before a space is known
 
 Curve = NDArray[np.float64]
@@ -243,7 +244,7 @@ def read_ramp(lrs: Sequence[float], losses: Sequence[float], steps: int) -> Ramp
     ramp = Ramp(tuple(lrs), tuple(losses), tuple(curve.tolist()), start, float(curve[bottom]), noise)
     fall = start - ramp.lowest
     error = noise * math.sqrt(1 / first + float((weights[bottom] ** 2).sum()))
-    if not fall > SIGNIFICANT * error or bottom == 0:  # a start that is not finite, too
+    if not fall > max(SIGNIFICANT * error, LEAST_FALL * abs(start)):  # or the start is not finite
         return ramp
     falls = max((i + 1 for i in range(bottom) if curve[i] >= start - SHARE * fall), default=0)
     slope = np.gradient(curve, decades)
