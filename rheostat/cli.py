@@ -22,8 +22,26 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+probe = typer.Typer(help="Measure before tuning: lr, batch, init.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(probe, name="probe")
+
 Storage = Annotated[str | None, typer.Option(help="Database URL or file [default: .rheostat/studies.db]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md).")]
+TargetName = Annotated[
+    str, typer.Argument(help="digits; a table; a folder of images; texts; pairs of sentences; FILE.py:TASK")
+]
+Label = Annotated[
+    str | None, typer.Option("--target", help="The column to predict (name, number or 'last'), or the language.")
+]
+TestData = Annotated[str | None, typer.Option(help="Held-out rows, judged once, at the end.")]
+KindOf = Annotated[str | None, typer.Option(help="classification or regression [default: what the column looks like]")]
+Model = Annotated[str | None, typer.Option(help="mlp, cnn, rnn, lm, transformer or seq2seq [default: by the data]")]
+Tokens = Annotated[str | None, typer.Option(help="Of texts: word, character or bpe [default: what is usual]")]
+Vectors = Annotated[str | None, typer.Option(help="A file of pretrained word vectors (GloVe, word2vec)")]
+Arguments = Annotated[list[str] | None, typer.Option(help="For a function in FILE.py: data=PATH")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda ...")]
+Fixed = Annotated[list[str] | None, typer.Option("--set", help="Fix a hyperparameter: lr=0.01")]
+Threads = Annotated[int, typer.Option(help="Processor threads for one trial.")]
 StudyName = Annotated[str, typer.Argument(help="The name of a study.")]
 
 
@@ -41,12 +59,8 @@ def main() -> None:
 
 @app.command()
 def tune(
-    target: Annotated[
-        str, typer.Argument(help="digits; a table; a folder of images; texts; pairs of sentences; FILE.py:TASK")
-    ],
-    label: Annotated[
-        str | None, typer.Option("--target", help="The column to predict (name, number or 'last'), or the language.")
-    ] = None,
+    target: TargetName,
+    label: Label = None,
     name: Annotated[str | None, typer.Option(help="Of the study [default: that of the target]")] = None,
     trials: Annotated[
         int | None, typer.Option(help="Trials in all, also after a continuation [default: what suits the data]")
@@ -57,26 +71,20 @@ def tune(
     minutes: Annotated[float | None, typer.Option(help="Stop after this time; run again to go on.")] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes configurations, weights and batches [default: 0]")] = None,
     space: Annotated[Path | None, typer.Option(help="A TOML file with the space to search.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", help="Fix a hyperparameter: lr=0.01")] = None,
+    set_: Fixed = None,
     vary: Annotated[list[str] | None, typer.Option(help="Search one: units=16..512 or optimizer=adam,sgd")] = None,
     search: Annotated[str, typer.Option(help="sobol, random or grid")] = "sobol",
     schedule: Annotated[str, typer.Option(help="asha, hyperband, median or fifo")] = "asha",
     workers: Annotated[int | None, typer.Option(help="Processes that train [default: what fits]")] = None,
-    threads: Annotated[int, typer.Option(help="Processor threads for one trial.")] = 1,
+    threads: Threads = 1,
     engine: Annotated[str, typer.Option(help="auto; loop; lanes: like trials as one program")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda ...")] = "auto",
-    test: Annotated[str | None, typer.Option(help="Held-out rows, judged once, at the end.")] = None,
-    kind: Annotated[
-        str | None, typer.Option(help="classification or regression [default: what the column looks like]")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="mlp, cnn, rnn, lm, transformer or seq2seq [default: by the data]")
-    ] = None,
-    tokens: Annotated[
-        str | None, typer.Option(help="Of texts: word, character or bpe [default: what is usual]")
-    ] = None,
-    vectors: Annotated[str | None, typer.Option(help="A file of pretrained word vectors (GloVe, word2vec)")] = None,
-    arg: Annotated[list[str] | None, typer.Option(help="For a function in FILE.py: data=PATH")] = None,
+    device: Device = "auto",
+    test: TestData = None,
+    kind: KindOf = None,
+    model: Model = None,
+    tokens: Tokens = None,
+    vectors: Vectors = None,
+    arg: Arguments = None,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
@@ -84,17 +92,7 @@ def tune(
     from rheostat import commands
 
     commands.tune(
-        target={
-            "target": target,
-            "label": label,
-            "test": test,
-            "kind": kind,
-            "model": model,
-            "tokens": tokens,
-            "vectors": vectors,
-            "device": device,
-            "arguments": dict(_pair("--arg", a) for a in arg or []),
-        },
+        target=_target(target, label, test, kind, model, tokens, vectors, device, arg),
         changes=commands.SpaceChanges(space, _pairs("--set", set_), dict(_pair("--vary", v) for v in vary or [])),
         name=name,
         trials=trials,
@@ -109,6 +107,66 @@ def tune(
         storage=storage,
         as_json=as_json,
     )
+
+
+@probe.command("lr")
+def probe_lr(
+    target: TargetName,
+    label: Label = None,
+    set_: Fixed = None,
+    steps: Annotated[int, typer.Option(help="Updates of the ramp.")] = 100,
+    seed: Annotated[int, typer.Option(help="Fixes weights and batches.")] = 0,
+    model: Model = None,
+    tokens: Tokens = None,
+    device: Device = "auto",
+    arg: Arguments = None,
+    as_json: AsJson = False,
+) -> None:
+    """A range test of learning rates: a prior for tuning, never the answer."""
+    from rheostat import probing
+
+    place = _target(target, label, None, None, model, tokens, None, device, arg)
+    probing.lr(place, _pairs("--set", set_), seed, steps, as_json)
+
+
+@probe.command("batch")
+def probe_batch(
+    target: TargetName,
+    label: Label = None,
+    set_: Fixed = None,
+    memory: Annotated[str | None, typer.Option(help="The memory there is: 2GB [default: what is free]")] = None,
+    threads: Threads = 1,
+    seed: Annotated[int, typer.Option(help="Fixes weights and batches.")] = 0,
+    model: Model = None,
+    tokens: Tokens = None,
+    device: Device = "auto",
+    arg: Arguments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time and memory of batch sizes, the largest that fits, and the noise of gradients."""
+    from rheostat import probing
+
+    place = _target(target, label, None, None, model, tokens, None, device, arg)
+    probing.batch(place, _pairs("--set", set_), seed, memory, threads, as_json)
+
+
+@probe.command("init")
+def probe_init(
+    target: TargetName,
+    label: Label = None,
+    set_: Fixed = None,
+    seed: Annotated[int, typer.Option(help="Fixes weights and batches.")] = 0,
+    model: Model = None,
+    tokens: Tokens = None,
+    device: Device = "auto",
+    arg: Arguments = None,
+    as_json: AsJson = False,
+) -> None:
+    """The network before training: its loss, its layers, and whether it can learn 20 examples by heart."""
+    from rheostat import probing
+
+    place = _target(target, label, None, None, model, tokens, None, device, arg)
+    probing.init(place, _pairs("--set", set_), seed, as_json)
 
 
 @app.command()
@@ -236,6 +294,31 @@ def worker(study: StudyName, storage: Storage = None) -> None:
         ) from None
     print(f"Training for study {study} (process {coordinator.pid}).", flush=True)
     join(str(folder / "socket"), key)
+
+
+def _target(
+    target: str,
+    label: str | None,
+    test: str | None,
+    kind: str | None,
+    model: str | None,
+    tokens: str | None,
+    vectors: str | None,
+    device: str,
+    arg: list[str] | None,
+) -> dict[str, Any]:
+    """What `load_target` takes."""
+    return {
+        "target": target,
+        "label": label,
+        "test": test,
+        "kind": kind,
+        "model": model,
+        "tokens": tokens,
+        "vectors": vectors,
+        "device": device,
+        "arguments": dict(_pair("--arg", a) for a in arg or []),
+    }
 
 
 def _load(name: str, storage: str | None) -> Study:
