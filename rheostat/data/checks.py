@@ -227,13 +227,17 @@ def _leaks(inputs: NDArray[Any], targets: NDArray[Any], columns: Sequence[_Colum
     """
     sample = _sample(targets, min(max(SAMPLED_VALUES // inputs.shape[1], 200), MOST_SAMPLED), of_classes)
     x, y = inputs[sample], targets[sample].reshape(len(sample), -1)
-    what = "changes of class" if of_classes else "squared steps of the target, in units of twice its variance"
     for name, changes, by_chance, limit in _candidates(x, y, columns, of_classes):
         if by_chance >= FEWEST_CHANGES and changes <= limit:
+            told = (
+                f"the class of {len(x):,} training rows changes {changes:.0f} times (by chance {by_chance:.0f})"
+                if of_classes
+                else f"the squared steps of the target over {len(x):,} training rows are "
+                f"{100 * changes / by_chance:.2g} % of those by chance"
+            )
             yield (
-                f"Leak: {name} alone gives the target away: in its order, {len(x):,} training rows have "
-                f"{changes:.3g} {what}, "
-                f"by chance {by_chance:.0f}. Leave it out unless it is known before the target is."
+                f"Leak: {name} alone gives the target away: sorted by it, {told}. Leave it out unless it is known "
+                "before the target is."
             )
 
 

@@ -25,7 +25,7 @@ from rheostat.data.split import Rows
 from rheostat.data.table import Column, Table
 from rheostat.errors import DataError, unknown
 
-PARQUET = (".parquet", ".pq")
+PARQUET = ".parquet"
 ALL = slice(None)
 
 
@@ -162,7 +162,7 @@ def _one_table(path: Path, header: bool | None = None) -> Table:
         if len(tables) > 1:
             raise DataError(f"{path.name} has several parts: give the folder of one, such as {path / 'test'}.")
         return tables["train"]
-    return read_parquet(path) if path.suffix.lower() in PARQUET else read_table(path, header)
+    return read_parquet(path) if path.suffix.lower() == PARQUET else read_table(path, header)
 
 
 def _fingerprint(digests: Sequence[str]) -> str:

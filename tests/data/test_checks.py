@@ -172,7 +172,7 @@ def test_an_input_that_gives_the_class_away(classes, shape):
     if classes > 2 and shape == "two values":
         assert not note  # it tells one class from the others, not all
     else:
-        assert note.startswith("Leak: input 4 alone gives the target away: in its order, 3,000 ")
+        assert note.startswith("Leak: input 4 alone gives the target away: sorted by it, the class of 3,000 ")
 
 
 @pytest.mark.parametrize("function", [lambda y: y, lambda y: -(y**3), lambda y: 1 / (1 + (-y).exp())])
