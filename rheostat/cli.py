@@ -109,6 +109,111 @@ def tune(
     )
 
 
+@app.command()
+def compare(
+    target: TargetName,
+    label: Label = None,
+    vary: Annotated[list[str] | None, typer.Option(help="What to compare: layers=1,2,3,4")] = None,
+    question: Annotated[
+        str | None, typer.Option(help="Or a ready-made one: depth, width, cell, embedding, batch, optimizer ...")
+    ] = None,
+    trials: Annotated[int, typer.Option(help="For each value, to tune the others.")] = 8,
+    epochs: Annotated[int | None, typer.Option(help="Of every trial [default: what suits the data]")] = None,
+    seeds: Annotated[int, typer.Option(help="Repeats of the two best configurations of each value.")] = 5,
+    equal: Annotated[str, typer.Option(help="What values have equal: epochs, seconds or parameters")] = "epochs",
+    nuisance: Annotated[str | None, typer.Option(help="What to tune for each value: lr,weight_decay")] = None,
+    lr: Annotated[str | None, typer.Option(help="tuned, fixed, linear, sqrt or default [default: tuned]")] = None,
+    reference: Annotated[str | None, typer.Option(help="The value that others are compared with.")] = None,
+    level: Annotated[float, typer.Option(help="How often chance alone may call one better.")] = 0.05,
+    set_: Fixed = None,
+    name: Annotated[str | None, typer.Option(help="Of its studies [default: by target and what varies]")] = None,
+    seed: Annotated[int, typer.Option(help="Fixes everything.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes that train [default: what fits]")] = None,
+    threads: Threads = 1,
+    engine: Annotated[str, typer.Option(help="auto, loop or lanes")] = "auto",
+    device: Device = "auto",
+    test: TestData = None,
+    kind: KindOf = None,
+    model: Model = None,
+    tokens: Tokens = None,
+    vectors: Vectors = None,
+    arg: Arguments = None,
+    out: Annotated[Path | None, typer.Option(help="An HTML file for the plot.")] = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Which value is better, when the others are tuned for each? With error bars."""
+    from rheostat import asking
+
+    asking.compare(
+        target=_target(target, label, test, kind, model, tokens, vectors, device, arg),
+        fixed=_pairs("--set", set_),
+        vary=dict(_pair("--vary", v) for v in vary or []),
+        nuisance=nuisance,
+        question=question,
+        reference=reference,
+        out=out,
+        as_json=as_json,
+        trials=trials,
+        epochs=epochs,
+        seeds=seeds,
+        equal=equal,
+        lr=lr,
+        level=level,
+        name=name,
+        seed=seed,
+        storage=storage,
+        workers=workers,
+        threads=threads,
+        engine=engine,
+    )
+
+
+@app.command()
+def grow(
+    target: TargetName,
+    label: Label = None,
+    width: Annotated[str | None, typer.Option(help="units, channels or hidden [default: the first there is]")] = None,
+    start: Annotated[int, typer.Option(help="The narrowest.")] = 16,
+    factor: Annotated[int, typer.Option(help="How many times as wide each is.")] = 2,
+    most: Annotated[int, typer.Option(help="The widest allowed.")] = 1024,
+    trials: Annotated[int, typer.Option(help="For each width, to tune the others.")] = 8,
+    epochs: Annotated[int | None, typer.Option(help="Of every trial [default: what suits the data]")] = None,
+    seeds: Annotated[int, typer.Option(help="Repeats of the two best configurations of each width.")] = 5,
+    set_: Fixed = None,
+    name: Annotated[str | None, typer.Option(help="Of its studies [default: by target]")] = None,
+    seed: Annotated[int, typer.Option(help="Fixes everything.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes that train [default: what fits]")] = None,
+    threads: Threads = 1,
+    device: Device = "auto",
+    model: Model = None,
+    tokens: Tokens = None,
+    arg: Arguments = None,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Widen a network until validation stops improving beyond noise; then regularise before shrinking."""
+    from rheostat import asking
+
+    asking.grow(
+        target=_target(target, label, None, None, model, tokens, None, device, arg),
+        fixed=_pairs("--set", set_),
+        hyperparameter=width,
+        as_json=as_json,
+        start=start,
+        factor=factor,
+        most=most,
+        trials=trials,
+        epochs=epochs,
+        seeds=seeds,
+        name=name,
+        seed=seed,
+        storage=storage,
+        workers=workers,
+        threads=threads,
+    )
+
+
 @probe.command("lr")
 def probe_lr(
     target: TargetName,

@@ -52,8 +52,8 @@ def read(
     if str(target) in builtin.NAMES:
         _refuse(f"{target} is built in", given, ())
         return builtin.load_builtin(str(target), validation_fraction, seed)
-    form = form or _form(path)
     column = None if label is None else str(label)
+    form = form or _form(path, column)
     if form is Form.PAIRS:
         from rheostat.data.pairs import read_pairs
 
@@ -88,7 +88,7 @@ def read(
     return read_tabular(path, column, test_path, kind, validation_fraction, seed)
 
 
-def _form(path: Path) -> Form:
+def _form(path: Path, label: str | None) -> Form:
     """What the examples are, by the names and the beginning of the files. Raises DataError where nothing fits."""
     from rheostat.data.huggingface import form_of, is_saved
     from rheostat.data.idx import is_idx
@@ -98,11 +98,9 @@ def _form(path: Path) -> Form:
     from rheostat.data.text_files import looks_like_texts
 
     if is_saved(path):
-        form = form_of(path)
-        if form is not Form.ROWS:
-            raise DataError(
-                f"{path.name} holds {form}, saved by datasets; only tables are read so. Write files of them."
-            )
+        form = form_of(path, label)
+        if form not in (Form.ROWS, Form.TEXTS):
+            raise DataError(f"{path.name} holds {form}, but of what datasets saves only tables and texts are read.")
         return form
     if is_idx(path) or is_image_folder(path):
         return Form.IMAGES

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rheostat.data.base import SMALLEST
 from rheostat.data.delimited import DELIMITERS, read_table
+from rheostat.data.huggingface import is_saved, read_examples
 from rheostat.data.plain import examine, first_lines, plain_stem, plain_suffix
 from rheostat.data.table import Table
 from rheostat.errors import DataError, SettingError, unknown
@@ -63,6 +64,13 @@ class Labelled:
 
 def read_sources(path: Path, label: str | None, test: Path | None) -> dict[str, Labelled]:
     """The parts that are there: train, and maybe validation and test."""
+    if is_saved(path):
+        if test is not None:
+            raise SettingError(f"test={str(test)!r}: {path.name} was saved with its own parts; save one named test.")
+        return {
+            part: Labelled(path.name, [str(text) for text in each.inputs], each.labels, each.notes, (each.digest,))
+            for part, each in read_examples(path, label).items()
+        }
     files = {"train": path}
     if path.is_dir() and any(_found(path, "train")):
         for part in PARTS:
@@ -235,6 +243,8 @@ def _read_folders(path: Path) -> Labelled:
 
 def read_texts_alone(path: Path, layout: Layout | None) -> list[str]:
     """The texts of a new file or folder, which need no labels."""
+    if is_saved(path):
+        return [str(text) for each in read_examples(path).values() for text in each.inputs]
     if path.is_dir():
         if not (files := sorted(path.glob("*.txt"))):
             raise DataError(f"{path.name} holds no .txt file.")

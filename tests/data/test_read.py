@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rheostat.data import builtin, delimited, split
-from rheostat.data.base import Kind
+from rheostat.data.base import Form, Kind
 from rheostat.data.read import read
 from rheostat.errors import DataError, SettingError
 
@@ -89,3 +89,13 @@ def test_scikit_learn_is_not_imported_for_a_file():
 def test_examples_in_docstrings(module):
     results = doctest.testmod(module, extraglobs={"np": np})
     assert results.attempted and not results.failed
+
+
+def test_labelled_texts_that_datasets_saved_are_read_as_texts(tmp_path):
+    from tests.data.test_huggingface import LABEL, STRING, saved
+
+    texts = [f"word{n} and word{n % 5} are {'good' if n % 2 else 'bad'} things to say about it" for n in range(60)]
+    columns = {"text": texts, "label": [n % 2 for n in range(60)]}
+    data = read(saved(tmp_path / "reviews", columns, {"text": STRING, "label": LABEL}))
+    assert data.form is Form.TEXTS and data.classes == ("bad", "good")
+    assert len(data.train) + len(data.validation) == 60
