@@ -253,8 +253,8 @@ def _words(found: NoiseScale) -> list[str]:
         "size: there, training takes twice as many updates as with endless batches, and twice as many examples as with "
         "single ones.",
         f"At batch size {batch}, {percent(batch / (batch + critical))} of a step's squared length is signal: "
-        f"{figure(found.updates(batch))} times the fewest updates, {figure(found.examples(batch))} times the fewest "
-        "examples.",
+        f"{figure(found.updates(batch), 3)} times the fewest updates, {figure(found.examples(batch), 3)} times the "
+        "fewest examples.",
     ]
     if batch < NOISY * critical:
         factor = "2 for SGD" if found.optimizer in ("sgd", "momentum", "nesterov") else "1.4 for adaptive optimisers"

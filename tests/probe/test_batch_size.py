@@ -83,6 +83,11 @@ def test_an_exception_comes_with_its_traceback(measurer: batch_size._Measurer) -
         batch_size._cost(UNLUCKY, answer)
 
 
+def test_a_single_example_that_is_left_over_is_no_batch(measurer: batch_size._Measurer) -> None:
+    answer = measurer.ask(13, 10**12, 0.0)  # 40 = 3 * 13 + 1
+    assert (answer.error, answer.updates_per_epoch, answer.examples) == ("", 3, 14)
+
+
 def test_memory_that_is_given_back_counts_too(measurer: batch_size._Measurer) -> None:
     few, many = (measurer.ask(size, 10**12, 0.0).peak_bytes for size in (1, 4))
     assert many - few == pytest.approx(150 * MB, rel=0.02)
@@ -246,8 +251,12 @@ class Moody(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.output = nn.Linear(16, 10)
+        self.largest = 0
 
     def forward(self, x: Tensor) -> Tensor:
+        self.largest = max(self.largest, len(x))
+        if len(x) == 1 < self.largest:
+            raise ValueError("a batch of one after larger ones")
         if len(x) == KILLED:
             os.kill(os.getpid(), signal.SIGKILL)
         if len(x) == UNLUCKY:

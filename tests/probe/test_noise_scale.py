@@ -157,7 +157,7 @@ def test_its_words_follow_the_batch_size() -> None:
         return NoiseScale(optimizer, batch_size, 16, points).words
 
     assert "40 ± 4 after 0 epochs and 400 ± 25 after 3" in words(100)
-    assert "20% of a step's squared length is signal: 5 times the fewest updates, 1.2 times the fewest" in words(100)
+    assert "20% of a step's squared length is signal: 5 times the fewest updates, 1.25 times the fewest" in words(100)
     assert (
         "Most of it is noise" in words(16) and "1.4 for adaptive" in words(16) and "2 for SGD" in words(16, 400, "sgd")
     )
