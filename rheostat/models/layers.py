@@ -180,10 +180,13 @@ def recurrent_layer(cell: str, inputs: int, hidden: int, forget_bias: float) -> 
     return layer
 
 
-def token_embedding(vocabulary: int, size: int, padding: int | None = None) -> nn.Embedding:
-    """Tokens (B, L) to normal vectors (B, L, size) of 0.1 on each axis; that of `padding` stays zero."""
+def token_embedding(vocabulary: int, size: int, padding: int | None = None, sd: float = 0.1) -> nn.Embedding:
+    """Tokens (B, L) to normal vectors (B, L, size) of `sd` on each axis; that of `padding` stays zero.
+
+    Where the vectors are an output layer's weights too, 0.1 keeps its first scores small.
+    """
     table = nn.Embedding(vocabulary, size, padding_idx=padding)
-    nn.init.normal_(table.weight, std=0.1)
+    nn.init.normal_(table.weight, std=sd)
     if padding is not None:
         table.weight.data[padding] = 0
     return table
