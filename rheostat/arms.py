@@ -96,8 +96,8 @@ def follow(arm: Arm, task: Task, reference: Config, lr: str) -> Arm:
     """
     rate = reference.get("lr", optimizers.learning_rate(reference))
     factor = 1.0 if lr == "fixed" else _size(task, arm) / _size(task, replace(arm, value=reference[arm.varied]))
-    kept = {**reference, arm.varied: arm.value, "lr": float(f"{rate * factor ** POWERS[lr]:.4g}")}
-    return replace(arm, space=Space(kept))
+    scaled = rate if factor == 1 else float(f"{rate * factor ** POWERS[lr]:.4g}")
+    return replace(arm, space=Space({**reference, arm.varied: arm.value, "lr": scaled}))
 
 
 def _size(task: Task, arm: Arm) -> float:
@@ -135,8 +135,8 @@ def with_equal_parameters(task: Task, arms: Sequence[Arm], reference: int) -> li
     name = next((n for n in WIDTHS if n in read and n in fixed and n != varied), None)
     if name is None:
         raise SettingError(
-            f"Parameters cannot be made equal: of {', '.join(WIDTHS)} the network reads none that is neither varied nor "
-            "tuned here. Make epochs or seconds equal instead."
+            f"Parameters cannot be made equal: of {', '.join(WIDTHS)} the network reads none that is neither varied "
+            "nor tuned here. Make epochs or seconds equal instead."
         )
     wanted = parameters(task, config)
     return [arm if i == reference else _widened(task, arm, name, wanted) for i, arm in enumerate(arms)]

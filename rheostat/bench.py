@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from rheostat.train.task import Task
 from rheostat.types import Config, Report, Status, derive_seed, fingerprint
 
 FINALISTS = 2
-TIMED_EPOCHS = 2  # of a short training: the first warms up
+TIMED_EPOCHS = 5  # of a short training: the first warms up, and the fastest of the others counts
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class Bench:
             run = replace(run, repeats=tuple(self._repeated(arm, config) for config in run.finalists))
         except TaskError as cause:
             run = ArmRun(arm, failure=str(cause).splitlines()[0])
-        self.tell(f"{arm.label:<16} {self._words(run)}")
+        self.tell(f"{arm.label:<20} {self._words(run)}")
         return run
 
     def seconds_per_epoch(self, arm: Arm) -> float:
@@ -97,9 +98,9 @@ class Bench:
         one = replace(self, trials=1, workers=1, engine="loop")
         (trial,) = one._train(arm, "timing", Space(config), "fifo", "timing", TIMED_EPOCHS)
         ends = [report.seconds for report in trial.reports if report.epoch_end]
-        if len(ends) < TIMED_EPOCHS:
-            raise TaskError(f"{arm.label} did not train {TIMED_EPOCHS} epochs to be timed: {trial.reason}.")
-        return ends[-1] - ends[-2]
+        if len(ends) < 2:
+            raise TaskError(f"{arm.label} did not train long enough to be timed: {trial.reason}.")
+        return min(later - earlier for earlier, later in pairwise(ends))
 
     def _tuned(self, arm: Arm, finalists: int) -> ArmRun:
         zoom = Zoom(arm.space, self.trials, derive_seed(self.seed, "points"), "lr")

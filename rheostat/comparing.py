@@ -24,6 +24,7 @@ from rheostat.arms import Arm
 from rheostat.bench import ArmRun, Bench, best_report
 from rheostat.data.base import TokenStream
 from rheostat.errors import SettingError, TaskError, unknown
+from rheostat.show.text import number
 from rheostat.space import Choice, Hyperparameter, Space
 from rheostat.train import held_out
 from rheostat.train.task import Data, Task, pick_device
@@ -169,6 +170,7 @@ def run_compare(
 def concluded(bench: Bench, runs: Sequence[ArmRun], reference: int, level: float) -> Comparison:
     """What the runs of the arms say."""
     task, arms = bench.task, [run.arm for run in runs]
+    alike, unlike = _fixed(arms)
     judgements = judge([run.measured(task.direction) for run in runs], reference, level)
     return Comparison(
         bench.name,
@@ -179,13 +181,28 @@ def concluded(bench: Bench, runs: Sequence[ArmRun], reference: int, level: float
         task.direction,
         _judged_on(task),
         tuple(arms[reference].space.tuned),
-        {n: v for n, v in arms[reference].space.fixed.items() if n != arms[reference].varied},
+        alike,
         bench.trials,
         bench.seeds,
         arms[reference].epochs,
         level=level,
         memory=_memory_words(task),
+        notes=unlike,
     )
+
+
+def _fixed(arms: Sequence[Arm]) -> tuple[dict[str, Scalar], tuple[str, ...]]:
+    """What is fixed at the same value in all arms, and in words what is fixed at different ones."""
+    alike: dict[str, Scalar] = {}
+    unlike = []
+    for name in dict.fromkeys(name for arm in arms for name in arm.space.fixed if name != arm.varied):
+        values = [arm.space.fixed[name] for arm in arms if name in arm.space.fixed]
+        if len(set(values)) == 1:
+            alike[name] = values[0]
+        elif name != "lr":  # which stands in the table
+            each = (f"{number(arm.space.fixed[name])} with {arm.value}" for arm in arms if name in arm.space.fixed)
+            unlike.append(f"{name} is {', '.join(each)}")
+    return alike, tuple(unlike)
 
 
 def _checked_vary(vary: Mapping[str, Sequence[Scalar]]) -> tuple[str, tuple[Scalar, ...]]:
@@ -217,9 +234,9 @@ def _place(values: Sequence[Scalar], reference: Scalar) -> int:
 
 
 def _check(task: Task, trials: int, seeds: int, epochs: int, equal: str, lr: str, level: float) -> None:
-    for what, number, least in (("trials", trials, 1), ("seeds", seeds, 2), ("epochs", epochs, 1)):
-        if not isinstance(number, int) or number < least:
-            raise SettingError(f"{what}={number!r}: give a whole number, at least {least}.")
+    for what, count, least in (("trials", trials, 1), ("seeds", seeds, 2), ("epochs", epochs, 1)):
+        if not isinstance(count, int) or count < least:
+            raise SettingError(f"{what}={count!r}: give a whole number, at least {least}.")
     if not 0 < level < 1:
         raise SettingError(f"level={level!r}: give a probability, such as 0.05.")
     for what, given, known in (("equal", equal, EQUAL), ("lr", lr, design.RULES)):

@@ -266,7 +266,8 @@ def _chance_of_other(first: Array, second: Array) -> float:
 
 
 def _mean(values: Array) -> float:
-    return math.inf if np.isnan(values).all() else float(np.nanmean(values))
+    known = values[~np.isnan(values)]
+    return float(known.sum()) / len(known) if len(known) else math.inf
 
 
 def _p_value(value: float, error: float, freedom: int) -> float:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import islice, pairwise
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rheostat.space import Float, Int, Space
 from rheostat.types import Config, History, Status, TrialRecord
@@ -77,12 +78,10 @@ class Zoom:
         return list(islice(self._distinct(), self.coarse))
 
     def _distinct(self) -> Iterator[Config]:
-        from scipy.stats import qmc
-
         dimensions = max(len(self.space), 1)
         shift = np.random.default_rng(self.seed).random(dimensions)
         met: set[str] = set()
-        for point in (qmc.Halton(dimensions, scramble=False).random(POINTS * self.coarse) + shift) % 1:
+        for point in (_halton(dimensions, POINTS * self.coarse) + shift) % 1:
             config = self.space.decode(point[: len(self.space)], prior=True)
             if config.key() not in met:
                 met.add(config.key())
@@ -115,3 +114,13 @@ class Zoom:
     def _rounded(self, value: float) -> float | int:
         whole = isinstance(self.space.tuned[self.along], Int)
         return max(round(value), 1) if whole else float(f"{value:.4g}")
+
+
+@cache
+def _halton(dimensions: int, points: int) -> NDArray[np.float64]:
+    """The first points of the Halton sequence, shape (points, dimensions)."""
+    from scipy.stats import qmc
+
+    found: NDArray[np.float64] = qmc.Halton(dimensions, scramble=False).random(points)
+    found.setflags(write=False)
+    return found

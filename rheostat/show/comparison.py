@@ -32,7 +32,7 @@ PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
-th, td {{ padding: .2rem .8rem .2rem 0; text-align: right }} th {{ border-bottom: 1px solid #999 }}
+th, td {{ padding: .2rem .8rem .2rem 0; text-align: right; white-space: nowrap }} th {{ border-bottom: 1px solid #999 }}
 th:first-child, td:first-child {{ text-align: left }} .notes {{ color: #555; font-size: 14px }}
 </style></head><body>
 {body}
@@ -76,11 +76,13 @@ def sentence(comparison: Comparison) -> str:
 def notes(comparison: Comparison) -> list[str]:
     """How it was found, and what to keep in mind; a line each."""
     names = {"epochs": "epochs", "seconds": "training time", "parameters": "numbers of parameters (within 5 %)"}
+    others = len(comparison.arms) - 1
+    corrected = f", corrected for {others} comparisons (Holm)" if others > 1 else ""
     lines = [
         f"Judged on {comparison.judged_on}, {comparison.seeds} seeds; arms have equal {names[comparison.equal]}. "
-        f"Paired t test with the noise of seeds, tuning and examples, corrected for "
-        f"{max(len(comparison.arms) - 1, 1)} comparisons (Holm), level {comparison.level:.0%}.",
+        f"Paired t test with the noise of seeds, tuning and examples{corrected}, level {comparison.level:.0%}.",
         f"Fixed: {', '.join(f'{n}={number(v)}' for n, v in comparison.fixed.items()) or 'nothing'}.",
+        *(f"{note}." for note in comparison.notes),
     ]
     if "validation" in comparison.judged_on:
         lines.append("The same examples chose epochs and configurations, so the values are a little optimistic.")
@@ -238,8 +240,9 @@ def tuning_plot(comparison: Comparison) -> go.Figure | None:
             line={"color": shade},
         )
     figure.update_layout(title="How each was tuned", template="simple_white", width=800, height=400)
-    figure.update_xaxes(title="lr", type="log")
-    figure.update_yaxes(title=f"validation {comparison.metric} of a trial")
+    values = [value for arm in arms for _, value in arm.tuning if math.isfinite(value)]
+    figure.update_xaxes(title="lr", type="log", exponentformat="e")
+    figure.update_yaxes(title=f"validation {comparison.metric} of a trial", type=_scale(values))
     return figure
 
 
@@ -248,7 +251,11 @@ def _axis(values: Sequence[Scalar]) -> dict[str, Any]:
     if len(numbers) < len(values):
         return {"type": "category"}
     ticks = {"tickvals": numbers, "ticktext": [number(v) for v in values]}
-    return {"type": "log" if min(numbers) > 0 and max(numbers) >= WIDE * min(numbers) else "linear", **ticks}
+    return {"type": _scale(numbers), **ticks}
+
+
+def _scale(values: Sequence[float]) -> str:
+    return "log" if values and min(values) > 0 and max(values) >= WIDE * min(values) else "linear"
 
 
 # -- the page ------------------------------------------------------------------------------------------------
@@ -262,7 +269,8 @@ def page(comparisons: Sequence[Comparison]) -> str:
         parts.append(f"<h1>{html.escape(comparison.name)}</h1><p>{html.escape(sentence(comparison))}</p>")
         for figure in (isolation_plot(comparison), tuning_plot(comparison)):
             if figure is not None:
-                parts.append(figure.to_html(full_html=False, include_plotlyjs=script))
+                config = {"displayModeBar": False}
+                parts.append(figure.to_html(full_html=False, include_plotlyjs=script, config=config))
                 script = False
         parts.append(_html_table(table(comparison)))
         parts.append("".join(f'<p class="notes">{html.escape(note)}</p>' for note in notes(comparison)))
