@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+from rich.console import Console
+from rich.progress import Progress as Bar
+
 from rheostat.commands import SpaceChanges, print_json
-from rheostat.errors import SettingError
+from rheostat.errors import SettingError, TaskError
 from rheostat.probe.batch_size import batch_probe
 from rheostat.probe.initialisation import init_probe
 from rheostat.probe.learning_rate import RangeTest, lr_range_test
 from rheostat.probe.noise_scale import noise_scale
+from rheostat.probe.sandbox import Progress, nobody
 from rheostat.probe.words import Rows
 from rheostat.show import text
 from rheostat.targets import Target, load_target
+from rheostat.train.loop import check
 from rheostat.types import Config, Scalar, Status
 
 WIDTH = 88
@@ -27,7 +34,8 @@ BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "m
 def lr(target: Mapping[str, Any], given: Mapping[str, Scalar], seed: int, steps: int, as_json: bool) -> None:
     """Test learning rates on a target; `given` hyperparameters, others at their likeliest values."""
     loaded, config = _loaded(target, given, as_json)
-    found = lr_range_test(loaded.task, config, steps=steps, seed=seed)
+    with _bar("three ramps") as progress:
+        found = lr_range_test(loaded.task, config, steps=steps, seed=seed, progress=progress)
     if as_json:
         print_json({"target": loaded.name, "config": dict(config), **found.describe()})
         return
@@ -41,21 +49,28 @@ def batch(
     """Test batch sizes on a target: time, memory, and the noise of gradients."""
     loaded, config = _loaded(target, given, as_json)
     limit = None if memory is None else parse_bytes(memory)
-    found = batch_probe(loaded.task, config, memory_limit_bytes=limit, threads=threads, seed=seed)
-    noise = noise_scale(loaded.task, config, seed=seed)
+    with _bar("time and memory") as progress:
+        found = batch_probe(loaded.task, config, None, limit, threads, seed, progress)
+    noise, unmeasured = None, ""
+    try:
+        with _bar("noise of gradients") as progress:
+            noise = noise_scale(loaded.task, config, seed=seed, progress=progress)
+    except TaskError as cause:  # too few examples; what was measured of them stands
+        unmeasured = str(cause)
     if as_json:
-        parts = {"costs": found.describe(), "noise": noise.describe()}
+        parts = {"costs": found.describe(), "noise": noise and noise.describe()}
         print_json({"target": loaded.name, "config": dict(config), **parts})
         return
     _show(found.words, found.table)
     text.show("")
-    _show(noise.words, noise.table)
+    _show(noise.words if noise else unmeasured, noise.table if noise else None)
 
 
 def init(target: Mapping[str, Any], given: Mapping[str, Scalar], seed: int, as_json: bool) -> None:
     """Look at a target's network before it is trained."""
     loaded, config = _loaded(target, given, as_json)
-    found = init_probe(loaded.task, config, seed=seed)
+    with _bar("short trainings") as progress:
+        found = init_probe(loaded.task, config, seed=seed, progress=progress)
     if as_json:
         print_json({"target": loaded.name, "config": dict(config), **found.describe()})
         return
@@ -115,13 +130,25 @@ def drawn(found: RangeTest, columns: int = COLUMNS) -> list[str]:
 
 
 def _loaded(target: Mapping[str, Any], given: Mapping[str, Scalar], as_json: bool) -> tuple[Target, Config]:
-    """A target, and the configuration to probe. Raises SpaceError for a hyperparameter that it does not have."""
+    """A target, and the configuration to probe. Raises TaskError for a hyperparameter that nobody reads."""
     loaded = load_target(**target)
     config = SpaceChanges(fixed=given).apply(loaded.space).likely()
+    check(loaded.task, config)
     if not as_json:
         settings = textwrap.fill(text.settings(config), WIDTH, initial_indent="with  ", subsequent_indent="      ")
         text.show(f"{loaded.name}\n{settings}\n")
     return loaded, config
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Progress]:
+    """A bar for somebody who waits at a terminal, gone when there are results."""
+    if not sys.stderr.isatty():
+        yield nobody
+        return
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        line = bar.add_task(title, total=1.0)
+        yield lambda share: bar.update(line, completed=share)
 
 
 def _show(words: str, table: Rows | None) -> None:

@@ -28,7 +28,7 @@ import torch
 
 from rheostat.errors import SettingError, TaskError, WorkerError
 from rheostat.probe.measure import Answer, Request, Setup
-from rheostat.probe.sandbox import examples
+from rheostat.probe.sandbox import Progress, examples, nobody
 from rheostat.probe.words import Rows, figure, listed, plain, size
 from rheostat.train.task import Task, pick_device, tensors_of
 from rheostat.types import Scalar
@@ -130,6 +130,7 @@ def batch_probe(
     memory_limit_bytes: int | None = None,
     threads: int = 1,
     seed: int = 0,
+    progress: Progress = nobody,
 ) -> BatchProbe:
     """Measure time and memory of training at these batch sizes (1, 2, 4, ..., all examples), and foretell the largest.
 
@@ -156,7 +157,8 @@ def batch_probe(
                 f"Within {size(limit)} of memory nothing can be trained: {size(measurer.alone_bytes)} are taken by "
                 "Python, torch and the data alone."
             )
-        for batch_size in wanted:
+        for number, batch_size in enumerate(wanted):
+            progress(number / len(wanted))
             answer = measurer.ask(batch_size, limit, TIMED_SECONDS)
             if answer.out_of_memory:
                 too_large = batch_size

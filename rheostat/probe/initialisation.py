@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from rheostat.errors import Infeasible, SettingError, TaskError
 from rheostat.probe.constant import Constant, constant
-from rheostat.probe.sandbox import endless, examples, sandbox, update
+from rheostat.probe.sandbox import Progress, endless, examples, nobody, sandbox, update
 from rheostat.probe.words import Rows, figure, listed, percent, plain
 from rheostat.train.inside import own_parameters
 from rheostat.train.loop import Training
@@ -137,6 +137,7 @@ def init_probe(
     overfit_examples: int = 20,
     overfit_steps: int = 500,
     seed: int = 0,
+    progress: Progress = nobody,
 ) -> InitProbe:
     """Look at a configuration before it is tuned: its loss at the start, its inputs, its layers, and 20 examples.
 
@@ -148,8 +149,11 @@ def init_probe(
             "numbers from 8, 1 and 1."
         )
     start = _start(task, config, seed)
+    progress(0.1)
     real = _short_training(task, config, seed, steps, zeroed=False)
+    progress(0.3)
     zero = _short_training(task, config, seed, steps, zeroed=True)
+    progress(0.5)
     overfits = []
     for factor in (1.0, *OTHER_RATES):
         overfits.append(_overfit(task, config, seed, overfit_examples, overfit_steps, factor, start.constant))

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rheostat.errors import Infeasible, SettingError, SpaceError
-from rheostat.probe.sandbox import endless, sandbox
+from rheostat.probe.sandbox import Progress, endless, nobody, sandbox
 from rheostat.probe.words import Rows, figure, plain
 from rheostat.space import Float, Prior, Space
 from rheostat.train.task import Task
@@ -171,6 +171,7 @@ def lr_range_test(
     seeds: int = 3,
     seed: int = 0,
     weight_decays: Sequence[float] = (),
+    progress: Progress = nobody,
 ) -> RangeTest:
     """Raise the learning rate from `low` to `high` in `steps` updates, `seeds` times from other weights and batches.
 
@@ -183,11 +184,17 @@ def lr_range_test(
         raise SettingError(f"steps={steps!r}, seeds={seeds!r}: give at least 20 steps and 1 seed.")
     values = {name: value for name, value in config.items() if name != "lr"}
 
-    def ramps(changed: Mapping[str, Scalar]) -> tuple[Ramp, ...]:
-        return tuple(_ramp(task, Config({**values, **changed}), steps, low, high, seed + n) for n in range(seeds))
+    tests = 1 + len(weight_decays)
 
-    own = ramps({})
-    decays = [_decay(decay, ramps({"weight_decay": float(decay)})) for decay in weight_decays]
+    def ramps(test: int, changed: Mapping[str, Scalar]) -> tuple[Ramp, ...]:
+        found = []
+        for n in range(seeds):
+            found.append(_ramp(task, Config({**values, **changed}), steps, low, high, seed + n))
+            progress((test + (n + 1) / seeds) / tests)
+        return tuple(found)
+
+    own = ramps(0, {})
+    decays = [_decay(wd, ramps(n, {"weight_decay": float(wd)})) for n, wd in enumerate(weight_decays, 1)]
     return RangeTest(
         str(config.get("optimizer") or "adam"),
         config.get("batch_size", 32),

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rheostat.errors import Infeasible, SettingError, TaskError
-from rheostat.probe.sandbox import examples, sandbox, update
+from rheostat.probe.sandbox import Progress, examples, nobody, sandbox, update
 from rheostat.probe.words import Rows, figure, percent, plain
 from rheostat.train.loop import Training
 from rheostat.train.task import Task
@@ -110,12 +110,13 @@ def noise_scale(
     batch_size: int | None = None,
     most_examples: int = 2**15,
     seed: int = 0,
+    progress: Progress = nobody,
 ) -> NoiseScale:
     """Measure the gradient noise scale of a configuration after these epochs of its training.
 
     Each time, the gradients of up to `most_examples` examples are computed in batches of `batch_size` (by default that
-    of the configuration, or less for `BATCHES` of them, unless the network has BatchNorm, whose gradients depend on
-    it). Dropout counts as noise. Sequences of different lengths come in batches of like length, which adds to it.
+    of the configuration, or less for `BATCHES` of them, or for `GROUPS` where there is BatchNorm, whose gradients depend
+    on it). Dropout counts as noise. Sequences of different lengths come in batches of like length, which adds to it.
 
     Raises TaskError where there are too few batches to measure noise, and SettingError for a wrong argument.
     """
@@ -131,6 +132,7 @@ def noise_scale(
             _check(measuring, most_examples)
             try:
                 for epoch in range(wanted[-1] + 1):
+                    progress(epoch / (wanted[-1] + 1))
                     if epoch in wanted:
                         measuring.model.load_state_dict(training.model.state_dict())
                         points.append(_point(measuring, epoch, number, most_examples))
@@ -144,8 +146,10 @@ def noise_scale(
 
 
 def _small(model: nn.Module, number: int | None, configured: int) -> int:
-    if number is None or any(isinstance(module, _BatchNorm) for module in model.modules()):
+    if number is None:
         return configured
+    if any(isinstance(module, _BatchNorm) for module in model.modules()):
+        return max(min(configured, number // GROUPS), 2)
     return max(min(configured, number // BATCHES), 1)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, count
@@ -16,6 +16,12 @@ from rheostat.train.batches import LoaderBatches
 from rheostat.train.loop import Training
 from rheostat.train.task import Task
 from rheostat.types import Config, Job, Scalar, derive_seed
+
+Progress = Callable[[float], None]  # is told from time to time what share of a probe is done
+
+
+def nobody(share: float) -> None:
+    """Where nobody waits for it."""
 
 
 @contextmanager
