@@ -6,10 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rheostat.comparing import compare as compare
+    from rheostat.data.base import Padded as Padded
+    from rheostat.data.base import TokenStream as TokenStream
     from rheostat.errors import Infeasible as Infeasible
     from rheostat.errors import RheostatError as RheostatError
+    from rheostat.growing import grow as grow
     from rheostat.hyperparameters import explain as explain
+    from rheostat.models.cnn import CNN as CNN
+    from rheostat.models.language_model import RecurrentLanguageModel as RecurrentLanguageModel
+    from rheostat.models.language_model import Transformer as Transformer
     from rheostat.models.mlp import MLP as MLP
+    from rheostat.models.seq2seq import Seq2Seq as Seq2Seq
+    from rheostat.models.text_classifier import TextClassifier as TextClassifier
     from rheostat.schedule.asha import ASHA as ASHA
     from rheostat.schedule.fifo import FIFO as FIFO
     from rheostat.schedule.hyperband import Hyperband as Hyperband
@@ -25,16 +34,26 @@ if TYPE_CHECKING:
     from rheostat.study import Study as Study
     from rheostat.train.batches import TensorBatches as TensorBatches
     from rheostat.train.early_stopping import EarlyStopping as EarlyStopping
+    from rheostat.train.finetuning import FineTuned as FineTuned
+    from rheostat.train.finetuning import fine_tuning_space as fine_tuning_space
     from rheostat.train.objective import Trial as Trial
+    from rheostat.train.optimizers import Group as Group
     from rheostat.train.task import Task as Task
     from rheostat.tuning import tune as tune
     from rheostat.types import Config as Config
 
 # Where each public name lives; it is imported when it is first used, so that `import rheostat` stays quick.
 _HOMES = {
+    "comparing": ("compare",),
+    "data.base": ("Padded", "TokenStream"),
     "errors": ("Infeasible", "RheostatError"),
+    "growing": ("grow",),
     "hyperparameters": ("explain",),
+    "models.cnn": ("CNN",),
+    "models.language_model": ("RecurrentLanguageModel", "Transformer"),
     "models.mlp": ("MLP",),
+    "models.seq2seq": ("Seq2Seq",),
+    "models.text_classifier": ("TextClassifier",),
     "schedule.asha": ("ASHA",),
     "schedule.fifo": ("FIFO",),
     "schedule.hyperband": ("Hyperband",),
@@ -45,8 +64,10 @@ _HOMES = {
     "space": ("Choice", "Float", "Int", "Prior", "Space"),
     "study": ("Study",),
     "train.batches": ("TensorBatches",),
+    "train.finetuning": ("FineTuned", "fine_tuning_space"),
     "train.hooks": ("ClipGradients", "Hook", "Run", "StopAtStep", "StopOnNaN", "WeightAverage"),
     "train.objective": ("Trial",),
+    "train.optimizers": ("Group",),
     "train.task": ("Task",),
     "tuning": ("tune",),
     "types": ("Config", "Status"),
