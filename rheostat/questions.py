@@ -23,7 +23,6 @@ from rheostat.types import Config, Scalar
 
 OWN = "own"  # a network of the user's
 OF_THE_TRAINER = ("batch_size", "optimizer", "schedule")
-LEAST_UPDATES = 4  # in an epoch, but for full batches
 WIDTH, LABEL = 88, 15  # columns of what is printed, and of the labels at its left
 
 
@@ -52,7 +51,7 @@ class Question:
     def for_network(self, task: Task, space: Space) -> Varies | None:
         """What to vary in the network of a task; None where it has no such hyperparameter.
 
-        Batch sizes that leave fewer than four updates in an epoch are left out, but for the whole.
+        Batch sizes that the data do not fill are left out.
         """
         family = family_of(task)
         varies = next((v for v in self.varies if family in v.families), None)
@@ -110,7 +109,7 @@ def explain(name: str | None = None) -> str:
 
 def _fewer(varies: Varies, task: Task) -> Varies:
     count = 0 if callable(task.train) else examples(task.train)
-    values = tuple(v for v in varies.values if not isinstance(v, int) or not count or LEAST_UPDATES * v <= count)
+    values = tuple(v for v in varies.values if not isinstance(v, int) or not count or v < count)
     return Varies(varies.families, varies.name, values, varies.reference if varies.reference in values else values[0])
 
 

@@ -303,10 +303,10 @@ def ask(folder: Path, **what: Any) -> list[Comparison]:
 def test_a_question_may_take_several_comparisons(tmp_path: Path) -> None:
     found = ask(tmp_path, question="batch")
     assert [c.lr for c in found] == ["fixed", "linear", "tuned"] and {c.question for c in found} == {"batch"}
-    assert [arm.value for arm in found[0].arms] == [16, "full"]
+    assert [arm.value for arm in found[0].arms] == [16, 64, "full"]
     assert [c.lr for c in ask(tmp_path, question="depth")] == ["tuned"]
     described = found[0].describe()
-    assert described["reference"] == 16 and len(described["arms"][0]["repeats"]) == 2
+    assert described["reference"] == 64 and len(described["arms"][0]["repeats"]) == 2
 
 
 def test_a_question_that_does_not_fit_names_those_that_do(tmp_path: Path) -> None:

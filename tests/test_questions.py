@@ -68,6 +68,6 @@ def test_a_network_of_the_users_is_asked_what_it_reads() -> None:
 
 def test_batches_fit_the_data() -> None:
     _, varies = applied("batch", task("mlp"), Space())
-    assert varies.values == (16, "full") and varies.reference == 16
+    assert varies.values == (16, 64, "full") and varies.reference == 64
     with pytest.raises(SettingError, match="Did you mean 'batch'"):
         find("batches")

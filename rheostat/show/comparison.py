@@ -31,7 +31,7 @@ WIDE = 8.0  # times as large: values that far apart stand on a log scale
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
+table {{ border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums }}
 th, td {{ padding: .2rem .8rem .2rem 0; text-align: right; white-space: nowrap }} th {{ border-bottom: 1px solid #999 }}
 th:first-child, td:first-child {{ text-align: left }} .notes {{ color: #555; font-size: 14px }}
 </style></head><body>
