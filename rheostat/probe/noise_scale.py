@@ -115,7 +115,7 @@ def noise_scale(
     """Measure the gradient noise scale of a configuration after these epochs of its training.
 
     Each time, the gradients of up to `most_examples` examples are computed in batches of `batch_size` (by default that
-    of the configuration, or less for `BATCHES` of them, or for `GROUPS` where there is BatchNorm, whose gradients depend
+    of the configuration, or less for `BATCHES` of them, or `GROUPS` where there is BatchNorm, whose gradients depend
     on it). Dropout counts as noise. Sequences of different lengths come in batches of like length, which adds to it.
 
     Raises TaskError where there are too few batches to measure noise, and SettingError for a wrong argument.
