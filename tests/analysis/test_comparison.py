@@ -44,9 +44,7 @@ EQUAL = [
     World(trials=8, curvature=100, seeds=5),
     World(trials=32, curvature=1000, seeds=5),
     World(trials=8, curvature=10, seeds=5, test=True),
-    World(trials=8, curvature=1000, seeds=5, points="separate"),
     World(trials=8, curvature=1000, seeds=5, optima="shifted"),
-    World(trials=8, curvature=30, seeds=4, arms=4),
     World(trials=8, curvature=30, seeds=3, examples=360),
 ]
 MORE = [
@@ -54,7 +52,9 @@ MORE = [
     for trials, curvature, seeds, optima, test in itertools.product(
         (4, 12, 32), (10, 1000), (3, 5), ("equal", "shifted"), (False, True)
     )
-] + [World(curvature=c, correlation=0.7) for c in (0, 10, 100)]
+]
+MORE += [World(curvature=c, correlation=0.7) for c in (0, 10, 100)]
+MORE += [World(curvature=1000, points="separate"), World(curvature=30, seeds=4, arms=4)]
 
 
 @pytest.mark.parametrize("world", EQUAL, ids=range(len(EQUAL)))
