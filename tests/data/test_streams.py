@@ -244,7 +244,7 @@ def test_pieces_make_up_the_text(tmp_path_factory, text, start, stop, size):
         assert "".join(pieces) == text and all(pieces) and file.characters == len(text)
         assert "".join(file.pieces(start, stop)) == text[start:stop]
         for before, after in pairwise(pieces):
-            assert after[0] in " \n\t" or not before[1:].strip() == before[1:] != ""
+            assert after[0] in " \n\t" or not set(before[1:]) & set(" \n\t")  # a word that is longer than a piece
         assert file.lines() == (text[:-1] if text.endswith("\n") else text).split("\n") or text == ""
     finally:
         plain.blocks.__defaults__ = defaults
