@@ -37,6 +37,12 @@ WORDS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RHEOSTAT_STORAGE", str(tmp_path / "studies.db"))
+
+
 def sentences(n: int, seed: int) -> list[str]:
     rng = np.random.default_rng(seed)
     return [" ".join(rng.choice(WORDS, rng.integers(3, 9))) + "." for _ in range(n)]
@@ -85,10 +91,7 @@ METRICS = {"cnn": "val_error", "rnn": "val_error", "lm": "val_loss", "seq2seq": 
 
 
 @pytest.mark.parametrize("family", MADE)
-def test_one_command_from_files_to_a_held_out_score(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_one_command_from_files_to_a_held_out_score(family: str, tmp_path: Path) -> None:
     target = MADE[family](tmp_path)
     options = ["--trials", "3", "--epochs", "2", "--workers", "1", "--json", *SMALL[family]]
     result = CliRunner().invoke(app, ["tune", str(target), *options], catch_exceptions=False)
@@ -101,8 +104,7 @@ def test_one_command_from_files_to_a_held_out_score(
     assert sum(p.numel() for p in network.parameters()) > 0
 
 
-def test_the_likeliest_configuration_is_tried_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_likeliest_configuration_is_tried_first(tmp_path: Path) -> None:
     target = load_target(str(texts(tmp_path)))
     study = rheostat.tune(str(tmp_path / "reviews"), trials=2, epochs=1, workers=1, progress="none")
     assert study.trials[0].config == target.space.likely()
