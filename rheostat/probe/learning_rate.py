@@ -5,7 +5,7 @@ form in fastai and Lightning, which stop at four times the lowest smoothed loss)
 stable, not what is best in the end, which is usually 3 to 10 times lower.
 
 The published moving average of 0.98 lags by 50 updates, here four decades, so it only decides when to stop. The
-answers are read from a curve smoothed to both sides alike. On 24 pairs of a task and an optimiser (docs/probes.md),
+answers are read from a curve smoothed to both sides alike. On 28 pairs of a task and an optimiser (docs/probes.md),
 the learning rate where it has come up again by a tenth of its fall was the largest at which training went well
 (median of 0.0 decades off), and the best one was 0.7 decades below, with a standard deviation of 0.55.
 """

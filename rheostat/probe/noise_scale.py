@@ -58,7 +58,7 @@ class NoisePoint:
 
 @dataclass(frozen=True)
 class NoiseScale:
-    """The noise scale along a training; it grows as the loss falls. Batch sizes count examples, or rows of a text."""
+    """The noise scale along a training; it mostly grows as the loss falls. Sizes count examples, or rows of a text."""
 
     optimizer: str
     batch_size: int  # of the configuration

@@ -13,9 +13,10 @@ from rheostat.errors import SettingError
 from rheostat.models.language_model import RecurrentLanguageModel
 from rheostat.models.seq2seq import Seq2Seq
 from rheostat.models.text_classifier import TextClassifier
-from rheostat.probe import initialisation
+from rheostat.probe import findings, initialisation
 from rheostat.probe.constant import Constant
-from rheostat.probe.initialisation import LayerStart, init_probe
+from rheostat.probe.findings import LayerStart
+from rheostat.probe.initialisation import init_probe
 from rheostat.train.task import Task
 from rheostat.types import Config
 
@@ -68,8 +69,8 @@ def test_its_table_and_description(healthy: initialisation.InitProbe) -> None:
     assert described["good"] is True and described["layers"][2]["dead"] is None
 
 
-def bad(findings: tuple[initialisation.Finding, ...]) -> list[str]:
-    return [finding.text for finding in findings if not finding.good]
+def bad(found: tuple[findings.Finding, ...]) -> list[str]:
+    return [finding.text for finding in found if not finding.good]
 
 
 def test_weights_that_are_too_large() -> None:
@@ -123,21 +124,21 @@ def layer(name: str, gradient: float, kind: str = "Linear") -> LayerStart:
 
 
 def test_gradients_that_vanish_or_explode() -> None:
-    [found] = initialisation._about_layers([layer("a", 1e-6), layer("b", 1.0)])
+    [found] = findings.about_layers([layer("a", 1e-6), layer("b", 1.0)])
     assert not found.good and "vanishes on the way" in found.text
-    [found] = initialisation._about_layers([layer("a", 100.0), layer("b", 1.0)])
+    [found] = findings.about_layers([layer("a", 100.0), layer("b", 1.0)])
     assert not found.good and "explodes on the way" in found.text
-    [found] = initialisation._about_layers([layer("words", 1e-6, "Embedding"), layer("a", 1.0), layer("b", 1.0)])
+    [found] = findings.about_layers([layer("words", 1e-6, "Embedding"), layer("a", 1.0), layer("b", 1.0)])
     assert found.good
 
 
 def test_the_loss_of_rare_classes_and_of_numbers() -> None:
-    rare = initialisation._about_loss(2.3, Constant(0.5, 2.3, 10))
+    rare = findings.about_loss(2.3, Constant(0.5, 2.3, 10))
     assert rare.good and "0.5 with the label frequencies alone" in rare.text and "logarithms" in rare.text
-    assert not initialisation._about_loss(0.1, Constant(0.5, 2.3, 10)).good
-    assert not initialisation._about_loss(math.nan, None).good
-    assert initialisation._about_loss(1.4, Constant(1.0)).good
-    assert "Standardise the targets" in initialisation._about_loss(1e4, Constant(1.0)).text
+    assert not findings.about_loss(0.1, Constant(0.5, 2.3, 10)).good
+    assert not findings.about_loss(math.nan, None).good
+    assert findings.about_loss(1.4, Constant(1.0)).good
+    assert "Standardise the targets" in findings.about_loss(1e4, Constant(1.0)).text
 
 
 def test_a_regression() -> None:
