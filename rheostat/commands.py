@@ -72,7 +72,7 @@ def tune(
         name=name,
         storage=storage,
         progress=watcher,
-        first=(space.likely(),) if loaded.likely_first and settings["search"] != "grid" else (),
+        first=loaded.first(space, settings["search"]),
         target={**target, "target": _absolute(str(target["target"]))},
         **settings,
     )

@@ -21,6 +21,7 @@ from rheostat.families import Family
 from rheostat.space import Space
 from rheostat.train.task import Score, Task
 from rheostat.train.translation import Bleu
+from rheostat.types import Config
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,10 @@ class Target:
     vocabularies: tuple[Vocabulary, ...] = ()
     likely_first: bool = False
     final: Mapping[str, Score] = field(default_factory=dict)
+
+    def first(self, space: Space, search: str) -> tuple[Config, ...]:
+        """What to try before others in a space; nothing where a grid is gone through."""
+        return (space.likely(),) if self.likely_first and search != "grid" else ()
 
 
 def load_target(

@@ -55,9 +55,7 @@ def tune(
         trials = loaded.trials if trials is None else trials
         epochs = loaded.epochs if epochs is None else epochs
         if space is None:
-            space = loaded.space
-            if loaded.likely_first and search != "grid":
-                first = first or (space.likely(),)
+            space, first = loaded.space, first or loaded.first(loaded.space, search)
     if space is None:
         raise SpaceError("Which hyperparameters? Give a space, such as Space(lr=Float(1e-5, 1e-1, log=True)).")
     study = Study(

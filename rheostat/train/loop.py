@@ -185,9 +185,7 @@ class Training:
                 results = evaluate(self.task, self.model, self.task.validation, self.device)
             else:
                 results = judge(self.task, outputs)
-                self.model.eval()
                 results |= scored(self.task, self.model, self.task.validation, self.device)
-                self.model.train()
             metrics = {f"val_{name}": value for name, value in results.items()}
             self.run.metrics = metrics
             try:

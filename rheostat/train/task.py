@@ -224,14 +224,20 @@ def evaluate(task: Task, model: nn.Module, data: Data, device: torch.device, chu
                 for *inputs, target in chunks(data, chunk)
             ),
         )
-        results |= scored(task, model, data, device)
+    model.train(was_training)
+    return results | scored(task, model, data, device)
+
+
+@torch.no_grad()
+def scored(task: Task, model: nn.Module, data: Data, device: torch.device) -> dict[str, float]:
+    """Each score of a network, in evaluation mode; the model's mode is put back."""
+    if not task.scores:
+        return {}
+    was_training = model.training
+    model.eval()
+    results = {name: float(score(model, data, device)) for name, score in task.scores.items()}
     model.train(was_training)
     return results
-
-
-def scored(task: Task, model: nn.Module, data: Data, device: torch.device) -> dict[str, float]:
-    """Each score of a network in evaluation mode."""
-    return {name: float(score(model, data, device)) for name, score in task.scores.items()}
 
 
 @torch.no_grad()
