@@ -1,0 +1,1 @@
+"""Search methods replayed on measured learning curves: `python -m benchmarks.search --help`."""
