@@ -16,6 +16,8 @@ from rheostat.search.random import Random
 from rheostat.search.sobol import Sobol
 from rheostat.space import Space
 
+DEFAULT_SEARCH = "sobol"
+DEFAULT_SCHEDULE = "asha"
 SEARCHERS: Mapping[str, Callable[[Space, int], Searcher]] = {
     "sobol": Sobol,
     "random": lambda space, seed: Random(space),
