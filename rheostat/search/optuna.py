@@ -154,15 +154,15 @@ class OptunaSearcher:
     def _told(self, trials: Sequence[TrialRecord]) -> Iterator[FrozenTrial]:
         epoch = UNLIMITED if self.sampler.prunes else common_epoch(trials, len(self.space) + ENOUGH)
         worths = [_worth(trial, epoch) for trial in trials]
-        finite = [worth for worth in worths if worth is not None and math.isfinite(worth)] or [0.0]
+        worst = max((worth for worth in worths if worth is not None and worth < math.inf), default=0.0)
         for trial, worth in zip(trials, worths, strict=True):
             params = self._params(trial)
             if params is None or trial.status is Status.CANCELLED:
                 yield create_trial(state=TrialState.FAIL)
                 continue
             distributions = {name: self._distributions[name] for name in params}
-            if worth is not None and (worth == -math.inf or not self.sampler.prunes):
-                worth = min(max(worth, min(finite)), max(finite))
+            if worth == math.inf and not self.sampler.prunes:
+                worth = worst
             state, steps = TrialState.COMPLETE, {}
             if worth == math.inf:
                 state, worth = TrialState.PRUNED, None
@@ -185,7 +185,7 @@ class OptunaSearcher:
 
 def _worth(trial: TrialRecord, epoch: int) -> float | None:
     """What a trial is compared by, until this epoch; infinity for a bad one, None where it cannot be compared yet."""
-    if trial.status in (Status.INFEASIBLE, Status.FAILED) or (trial.values and trial.best == math.inf):
+    if trial.status in (Status.INFEASIBLE, Status.FAILED) or not math.isfinite(sum(trial.values[-1:])):
         return math.inf
     if trial.status in FINISHED or len(trial.values) >= epoch:
         return min(lowest(trial.values[:epoch]).values(), default=math.inf)
@@ -193,11 +193,11 @@ def _worth(trial: TrialRecord, epoch: int) -> float | None:
 
 
 def lowest(values: Sequence[float]) -> dict[int, float]:
-    """By epoch, the lowest value until then; epochs before the first number are left out."""
+    """By epoch, the lowest value until then; epochs before the first finite value are left out."""
     found: dict[int, float] = {}
     low = math.inf
     for epoch, value in enumerate(values, start=1):
-        low = low if math.isnan(value) else min(low, value)
+        low = min(low, value) if math.isfinite(value) else low
         if low < math.inf:
             found[epoch] = low
     return found
