@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rheostat.search.base import Searcher
+from rheostat.search.cma_es import CMAES
+from rheostat.search.differential_evolution import DifferentialEvolution
 from rheostat.search.grid import Grid, all_values, count
 from rheostat.search.random import Random
 from rheostat.search.sobol import Sobol
@@ -23,6 +25,8 @@ SEARCHERS: dict[str, Make] = {  # a line for each searcher, or for each variant 
     "grid": lambda space: Grid(space, points=3, seed=1),
     "random": Random,
     "sobol": lambda space: Sobol(space, seed=1),
+    "cma-es": lambda space: CMAES(space, seed=1),
+    "differential-evolution": lambda space: DifferentialEvolution(space, seed=1, population=8),
 }
 
 every_searcher = pytest.mark.parametrize("make", SEARCHERS.values(), ids=SEARCHERS.keys())
