@@ -17,6 +17,7 @@ from rheostat.schedule.base import Scheduler
 from rheostat.schedule.fifo import FIFO
 from rheostat.schedule.hyperband import Hyperband
 from rheostat.schedule.median import Median
+from rheostat.schedule.pasha import PASHA
 from rheostat.search.grid import Grid
 from rheostat.search.random import Random
 from rheostat.search.sobol import Sobol
@@ -37,6 +38,7 @@ SCHEDULERS: dict[str, Make] = {
     "asha-halving": lambda space, trials, epochs: ASHA(
         Random(space), trials, epochs, grace_epochs=min(2, epochs), reduction_factor=2
     ),
+    "pasha": lambda space, trials, epochs: PASHA(Sobol(space, 1), trials, epochs),
     "hyperband": lambda space, trials, epochs: Hyperband(Sobol(space, 1), trials, epochs),
 }
 every_scheduler = pytest.mark.parametrize("make", SCHEDULERS.values(), ids=SCHEDULERS.keys())
@@ -255,6 +257,7 @@ def test_trials_that_the_scheduler_would_not_have_made(
         (lambda: ASHA(Random(SPACE), 5, 5, grace_epochs=0), "grace_epochs=0"),
         (lambda: ASHA(Random(SPACE), 5, 5, grace_epochs=6), "grace_epochs=6.*max_epochs=5"),
         (lambda: ASHA(Random(SPACE), 5, 5, reduction_factor=1), "reduction_factor=1"),
+        (lambda: PASHA(Random(SPACE), 5, 5, reduction_factor=1), "reduction_factor=1"),
         (lambda: Hyperband(Random(SPACE), 5, 5, reduction_factor=1), "reduction_factor=1"),
         (lambda: Hyperband(Random(SPACE), 5, 0), "max_epochs=0"),
     ],
