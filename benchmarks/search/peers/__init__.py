@@ -1,0 +1,1 @@
+"""Other people's tuners, each through its real package."""
