@@ -3,16 +3,15 @@
 A folder holds `meta.json`, which describes the hyperparameters, and one `.npz` for each task. What kind of table it is
 shows in the names of its arrays, never in its own name.
 
-A configuration that is not in a table trains as its nearest neighbour does, in the unit cube of the space. That is what
-Syne Tune's replays do with such tables (k nearest neighbours with k = 1), and every method is treated the same: it asks
-for any point, and is told the curve. Finite tables hold every point, so there nothing is replaced.
+A method asks for any point of the space; what trains is the nearest configuration of the table that has not been trained
+yet, in the unit cube, and the method is told which one that is, as one who trains a network knows its configuration.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -72,12 +71,21 @@ class Table:
         """0 for the best of the table, 1 for its median."""
         return (value - self.best) / (self.median - self.best)
 
-    def row(self, config: Config) -> int:
-        """The row nearest to a configuration; categories that differ are a whole side of the cube apart."""
-        point = self.space.encode(config)
-        distance = self.points - point
-        distance[:, self._categorical] = distance[:, self._categorical] != 0
-        return int(np.argmin(np.einsum("ij,ij->i", distance, distance)))
+    def row(self, config: Config, taken: Collection[int] = ()) -> int:
+        """The row nearest to a configuration, of those not taken; of all where all are.
+
+        Categories that differ are a whole side of the cube apart.
+        """
+        difference = self.points - self.space.encode(config)
+        difference[:, self._categorical] = difference[:, self._categorical] != 0
+        distance = np.einsum("ij,ij->i", difference, difference)
+        if len(taken) < len(distance):
+            distance[list(taken)] = math.inf
+        return int(np.argmin(distance))
+
+    def config(self, row: int) -> Config:
+        """The configuration of a row."""
+        return self.space.decode(self.points[row])
 
     @cached_property
     def _categorical(self) -> NDArray[np.bool_]:
