@@ -185,6 +185,8 @@ class OptunaSearcher:
 
 def _worth(trial: TrialRecord, epoch: int) -> float | None:
     """What a trial is compared by, until this epoch; infinity for a bad one, None where it cannot be compared yet."""
+    if trial.status is Status.CANCELLED:
+        return None
     if trial.status in (Status.INFEASIBLE, Status.FAILED) or not math.isfinite(sum(trial.values[-1:])):
         return math.inf
     if trial.status in FINISHED or len(trial.values) >= epoch:
