@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from rheostat.records.store import AssignmentRow, NewTrial, TrialRow
 from rheostat.types import (
     Assignment,
-    Config,
     Continue,
     History,
     Outcome,
@@ -67,10 +66,13 @@ class Ledger:
         self, trials: Sequence[TrialRow], reports: Iterable[Report], assignments: Sequence[AssignmentRow]
     ) -> None:
         """Take up a recorded study where it was left."""
-        self._trials = [_Known(TrialRecord(t.number, t.config, Status.TRAINING), []) for t in trials]
-        self._visible = [known.record for known in self._trials]
+        told: dict[int, list[Report]] = {}
         for report in reports:
-            self.report(report)
+            told.setdefault(report.trial, []).append(report)
+        for t in trials:  # parents come before their children, and all their values are needed
+            self._add(TrialRecord(t.number, t.config, Status.TRAINING, parent=t.parent, born=t.born))
+            for report in told.get(t.number, ()):
+                self.report(report)
         for row in assignments:
             self.decisions = max(self.decisions, row.number + 1)
             self.clock = max(self.clock, row.clock)
@@ -183,16 +185,26 @@ class Ledger:
                 continue
             if isinstance(assignment, Start):
                 number = len(self._trials)
-                new.append(NewTrial(number, assignment.config, (sources or {}).get(number, "search")))
-                self._add(number, assignment.config)
+                record = self._new(number, assignment)
+                source = (sources or {}).get(number, "search")
+                new.append(NewTrial(number, record.config, source, record.parent, record.born))
+                self._add(record)
             else:
                 number = assignment.trial
             rows.append(self._open_row(number, assignment))
         return Decision(rows, new, stopped)
 
-    def _add(self, number: int, config: Config) -> None:
-        self._trials.append(_Known(TrialRecord(number, config, Status.WAITING), []))
-        self._visible.append(self._trials[number].record)
+    def _new(self, number: int, start: Start) -> TrialRecord:
+        if start.parent is None:
+            return TrialRecord(number, start.config, Status.WAITING)
+        assert start.parent not in self._open, "a parent stands where its child begins"
+        born = self._trials[start.parent].settled
+        return TrialRecord(number, start.config, Status.WAITING, parent=start.parent, born=born)
+
+    def _add(self, record: TrialRecord) -> None:
+        values = [] if record.parent is None else self._trials[record.parent].values[: record.born]
+        self._trials.append(_Known(replace(record, values=tuple(values)), values, settled=record.born))
+        self._visible.append(self._trials[record.number].record)
 
     def _open_row(self, number: int, assignment: Start | Continue) -> AssignmentRow:
         from_epoch = self._trials[number].settled

@@ -11,7 +11,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,6 +111,7 @@ class Session:
 
     def _go(self, make_executor: Callable[[Sink], Executor]) -> None:
         self._obey(None)
+        self._copy_parents(row.trial for row in self.ledger.training)
         self._decide()
         if not self.ledger.training:  # nothing to do: start no processes for it
             self.state = "finished"
@@ -192,7 +193,15 @@ class Session:
         decision = self.ledger.decide(assignments, dict.fromkeys(queued, "enqueue"))
         self.records.assign(self.study, decision.rows, decision.new_trials, self._settled, decision.stopped, queued)
         self._settled = []
+        self._copy_parents(trial.number for trial in decision.new_trials)
         return [self._job(row.trial, row.until_epoch) for row in decision.rows]
+
+    def _copy_parents(self, trials: Iterable[int]) -> None:
+        """Give new trials the checkpoints that they begin with; before anything is submitted, so before it changes."""
+        for number in trials:
+            trial = self.ledger.latest(number)
+            if trial.parent is not None and trial.epochs == trial.born:
+                checkpoint.inherit(self.checkpoints, trial.parent, trial.born, number)
 
     def _with_queue(self, assignments: list[Assignment], free: int) -> tuple[list[Assignment], dict[int, int]]:
         """Configurations that the user enqueued take the place of those the search would start."""
@@ -200,7 +209,7 @@ class Session:
         number = len(self.ledger.history().trials)
         for index, assignment in enumerate(assignments):
             if isinstance(assignment, Start):
-                if self._queue:
+                if self._queue and assignment.parent is None:
                     entry = next(iter(self._queue))
                     assignments[index] = Start(self._queue.pop(entry), assignment.until_epoch)
                     queued[number] = entry
@@ -213,8 +222,9 @@ class Session:
         return assignments, queued
 
     def _job(self, trial: int, until_epoch: int) -> Job:
+        known = self.ledger.latest(trial)
         seed = trial_seed(self.study.seed, trial)
-        return Job(trial, self.ledger.latest(trial).config, seed, until_epoch, self.plan.max_epochs)
+        return Job(trial, known.config, seed, until_epoch, self.plan.max_epochs, known.parent, known.born)
 
     # -- faults ----------------------------------------------------------------------------------------------
 

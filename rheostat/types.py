@@ -97,7 +97,10 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """What is known of one trial. `values` are the objective after epochs 1, 2, ..., to be minimised."""
+    """What is known of one trial. `values` are the objective after epochs 1, 2, ..., to be minimised.
+
+    A trial with a `parent` began as a copy of that one after `born` epochs, and its values begin with the parent's.
+    """
 
     number: int
     config: Config
@@ -105,6 +108,8 @@ class TrialRecord:
     values: tuple[float, ...] = ()
     until_epoch: int = 0  # trained, or being trained, to here
     reason: str = ""  # why it ended, in a line
+    parent: int | None = None
+    born: int = 0
 
     @property
     def epochs(self) -> int:
@@ -130,10 +135,15 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Train a new trial with this configuration until this epoch."""
+    """Train a new trial with this configuration until this epoch.
+
+    With `parent`, a paused trial, it begins where that one stands: with its network, its optimiser and its epochs. A
+    parent that is continued by the same decision comes after its children.
+    """
 
     config: Config
     until_epoch: int
+    parent: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +174,8 @@ class Job:
     seed: int
     until_epoch: int
     max_epochs: int  # the last epoch of the study; schedules are laid out over it
+    parent: int | None = None  # the trial whose checkpoint after `born` epochs it begins with
+    born: int = 0
 
 
 @dataclass(frozen=True, slots=True)

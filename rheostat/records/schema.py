@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from rheostat.errors import StorageError
 
-VERSION = 1
+VERSION = 2
 
 metadata = MetaData()
 
@@ -57,6 +57,8 @@ trials = Table(
     Column("detail", Text, nullable=False, server_default=""),
     Column("created", Float, nullable=False),
     Column("ended", Float),
+    Column("parent", Integer),  # the trial as whose copy it began, after so many epochs
+    Column("born", Integer, nullable=False, server_default=text("0")),
     PrimaryKeyConstraint("study", "number"),
 )
 
@@ -120,8 +122,15 @@ events = Table(
     Column("message", Text, nullable=False),
 )
 
+
+def _add_parents(connection: Connection) -> None:
+    """From 1 to 2: trials that begin as copies of others (population based training)."""
+    connection.execute(text("ALTER TABLE trials ADD COLUMN parent INTEGER"))
+    connection.execute(text("ALTER TABLE trials ADD COLUMN born INTEGER DEFAULT 0 NOT NULL"))
+
+
 # How a file of this version becomes one of the next; every change of the tables above adds one here.
-MIGRATIONS: Mapping[int, Callable[[Connection], None]] = {}
+MIGRATIONS: Mapping[int, Callable[[Connection], None]] = {1: _add_parents}
 
 
 def prepare(

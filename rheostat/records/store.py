@@ -61,6 +61,8 @@ class TrialRow:
     detail: str
     created: float
     ended: float | None
+    parent: int | None = None
+    born: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class NewTrial:
     number: int
     config: Config
     source: str = "search"
+    parent: int | None = None
+    born: int = 0
 
 
 @dataclass(frozen=True)
@@ -267,6 +271,8 @@ class Records:
                         "status": Status.TRAINING,
                         "source": trial.source,
                         "created": now,
+                        "parent": trial.parent,
+                        "born": trial.born,
                     }
                     for trial in new_trials
                 ]
@@ -493,8 +499,8 @@ _REPORT = text(
     " VALUES (:study, :trial, :step, :epoch_end, :epoch, :seconds, :metrics) ON CONFLICT DO NOTHING"
 )
 _NEW_TRIAL = text(
-    "INSERT INTO trials (study, number, config, status, source, created)"
-    " VALUES (:study, :number, :config, :status, :source, :created)"
+    "INSERT INTO trials (study, number, config, status, source, created, parent, born)"
+    " VALUES (:study, :number, :config, :status, :source, :created, :parent, :born)"
 )
 _NEW_ASSIGNMENT = text(
     "INSERT INTO assignments (study, number, trial, from_epoch, until_epoch, clock)"

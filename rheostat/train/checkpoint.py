@@ -57,6 +57,32 @@ def save(folder: Path, epoch: int, weights: Mapping[str, Tensor], state: Mapping
             shutil.rmtree(other, ignore_errors=True)
 
 
+def inherit(root: Path, parent: int, epoch: int, child: int) -> None:
+    """Let a child begin with its parent's checkpoint of an epoch. Where the parent has none, nothing happens.
+
+    Files are linked, not copied, where the file system can: checkpoints are never written to again. Raises
+    CheckpointError as `save` does.
+    """
+    source, folder = trial_folder(root, parent) / f"epoch-{epoch:05d}", trial_folder(root, child)
+    if not source.exists() or any(folder.glob("epoch-?????")):
+        return
+    temporary = folder / f"{source.name}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        shutil.copytree(source, temporary, copy_function=_link)
+        temporary.rename(folder / source.name)
+    except OSError as cause:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise _cannot_write(folder, cause) from cause
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
 def latest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Weights and state of the newest checkpoint that can be read; None where there is none.
 

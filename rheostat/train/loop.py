@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
 from rheostat.errors import CheckpointError, Infeasible, RheostatError, TaskError, unknown
 from rheostat.train import checkpoint, optimizers, randomness, rates
@@ -234,6 +234,35 @@ class Training:
 
     def load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Continue from what `save` wrote. Raises CheckpointError when it is of another network or hooks."""
+        self._load_network(weights, state)
+        self.random_state = state["random"]
+        self.reports = [Report(self.job.trial, *values) for values in state["reports"]]
+        self.run.epoch, self.run.step = state["epoch"], state["step"]
+        self.run.stop_reason = state["stop_reason"]
+        self.best_value, self.best_epoch = state["best"]
+        self.seconds = state["seconds"]
+        if self.hooks.need_checkpoints:
+            self.checkpoint = self.run.step, weights
+
+    def begin_as_copy(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Begin with what `save` wrote of the parent: network, optimiser, hooks and epochs.
+
+        The hyperparameters, the random numbers and the order of the data are this trial's own, and so is what it
+        measures from here on. Raises TaskError where the checkpoint is of another network, optimiser or hooks.
+        """
+        try:
+            with keep_settings(self.optimizer):
+                self._load_network(weights, state)
+        except CheckpointError as cause:
+            raise TaskError(
+                f"Trial {self.job.trial} cannot begin as a copy of trial {self.job.parent}: they differ in more "
+                f"than values of the training: {cause}"
+            ) from cause
+        self.run.epoch, self.run.step = self.job.born, self.job.born * self.batches.steps_per_epoch
+        if self.hooks.need_checkpoints:
+            self.checkpoint = self.run.step, weights
+
+    def _load_network(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
         try:
             self.model.load_state_dict(weights)
             self.optimizer.load_state_dict(state["optimizer"])
@@ -245,14 +274,6 @@ class Training:
         if self.plateau is not None:
             self.plateau.load_state_dict(state["plateau"])
         self.hooks.load_state_dict(state["hooks"])
-        self.random_state = state["random"]
-        self.reports = [Report(self.job.trial, *values) for values in state["reports"]]
-        self.run.epoch, self.run.step = state["epoch"], state["step"]
-        self.run.stop_reason = state["stop_reason"]
-        self.best_value, self.best_epoch = state["best"]
-        self.seconds = state["seconds"]
-        if self.hooks.need_checkpoints:
-            self.checkpoint = self.run.step, weights
 
     @contextmanager
     def own_randomness(self) -> Iterator[None]:
@@ -297,14 +318,27 @@ class TaskRunner:
 
 
 def take_up(task: Task, job: Job, folder: Path, send: Send) -> Training:
-    """The trial where it stands: from its checkpoint, or new."""
+    """The trial where it stands: from its checkpoint, its parent's, or new."""
     training = Training(task, job)
     stored = checkpoint.latest(folder)
     if stored is not None and stored[1].get("identity") == identity(job):
         training.load(*stored)
         for report in training.reports:  # some may have been lost with the process that measured them
             send(report)
+    elif job.parent is not None:
+        if stored is None or (stored[1]["identity"][0], stored[1]["epoch"]) != (job.parent, job.born):
+            raise TaskError(f"The checkpoint of trial {job.parent} after {job.born} epochs is gone or damaged.")
+        training.begin_as_copy(*stored)
     return training
+
+
+@contextmanager
+def keep_settings(optimizer: optim.Optimizer) -> Iterator[None]:
+    """What is loaded inside changes the state of an optimiser, and not its hyperparameters."""
+    own = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    yield
+    for group, values in zip(optimizer.param_groups, own, strict=True):
+        group.update(values)
 
 
 def outcome(job: Job, training: Training) -> Outcome:
@@ -316,12 +350,12 @@ def outcome(job: Job, training: Training) -> Outcome:
 
 
 def identity(job: Job) -> list[Any]:
-    return [job.trial, job.config.key(), job.seed, job.max_epochs]
+    return [job.trial, job.config.key(), job.seed, job.max_epochs]  # a parent is known by its child's number
 
 
 def failure(job: Job, training: Training | None, error: Exception, send: Send) -> Outcome:
     """How a job ended that raised."""
-    epoch = training.run.epoch if training is not None else 0
+    epoch = training.run.epoch if training is not None else job.born
     for report in training.reports if training is not None else ():
         send(report)  # the loss of the untrained network is known even now
     if isinstance(error, Infeasible):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn, optim
 from rheostat.errors import CheckpointError, Infeasible, TaskError
 from rheostat.train import checkpoint, randomness
 from rheostat.train.base import Send
-from rheostat.train.loop import is_out_of_memory
+from rheostat.train.loop import is_out_of_memory, keep_settings
 from rheostat.types import UNLIMITED, Event, Job, Outcome, Report, Status
 
 Objective = Callable[["Trial"], float | None]
@@ -47,7 +48,7 @@ class Trial:
         self.number, self.seed, self.config = job.trial, job.seed, job.config
         self._job, self._metric, self._direction = job, metric, direction
         self._folder, self._send = folder, send
-        self._epoch = 0  # completed
+        self._epoch = job.born  # completed
         self._pending: dict[str, float] = {}
         self._reports: list[Report] = []
         self._inside_epochs = False
@@ -76,6 +77,9 @@ class Trial:
         With a model, every epoch ends with a checkpoint of model, optimizer, `others` (a rate scheduler, say) and
         the global random numbers, and a trial that was paused or killed continues from it. Without one it starts
         again from the first epoch.
+
+        A trial that begins as a copy of another (population based training) gets that one's model, optimizer state and
+        `others` here, and the epochs that are left. The optimizer keeps the settings it was made with.
         """
         last = min(last if last is not None else self._job.max_epochs, self._job.max_epochs)
         self._model, self._stateful = model, dict(others or {})
@@ -109,6 +113,8 @@ class Trial:
                 raise TrialPaused
 
     def _end_epoch(self) -> None:
+        if self._model is None and self._job.parent is not None:
+            raise self._cannot_copy()
         self._epoch += 1
         if self._metric not in self._pending:
             raise TaskError(
@@ -140,9 +146,24 @@ class Trial:
 
     def _resume(self) -> None:
         stored = checkpoint.latest(self._folder) if self._model is not None else None
-        if self._model is None or stored is None or stored[1].get("identity") != self._identity:
-            return
-        weights, state = stored
+        if stored is not None and stored[1].get("identity") == self._identity:
+            self._load(*stored)
+            self._best = stored[1]["best"]
+            for values in stored[1]["reports"]:
+                self._deliver(Report(self.number, *values))
+            self._epoch = max((r.epoch for r in self._reports), default=self._job.born)
+            randomness.set_state(stored[1]["random"])
+        elif self._job.parent is not None:
+            if stored is None or stored[1]["identity"][:2] != ["objective", self._job.parent]:
+                raise self._cannot_copy()
+            with ExitStack() as stack:
+                for part in self._stateful.values():
+                    if isinstance(part, optim.Optimizer):
+                        stack.enter_context(keep_settings(part))
+                self._load(*stored)
+
+    def _load(self, weights: dict[str, Tensor], state: dict[str, Any]) -> None:
+        assert self._model is not None
         if set(state["stateful"]) != set(self._stateful):
             raise CheckpointError(
                 f"Trial {self.number} was saved with {sorted(state['stateful'])} and is continued with "
@@ -151,11 +172,12 @@ class Trial:
         self._model.load_state_dict(weights)
         for name, part in self._stateful.items():
             part.load_state_dict(state["stateful"][name])
-        self._best = state["best"]
-        for values in state["reports"]:
-            self._deliver(Report(self.number, *values))
-        self._epoch = max((r.epoch for r in self._reports), default=0)
-        randomness.set_state(state["random"])
+
+    def _cannot_copy(self) -> TaskError:
+        return TaskError(
+            f"Trial {self.number} cannot begin as a copy of trial {self._job.parent}, which has no checkpoint: give "
+            "trial.epochs(model=..., optimizer=...) what is to be copied, or use a schedule that copies no trials."
+        )
 
     @property
     def _identity(self) -> list[Any]:
@@ -163,9 +185,9 @@ class Trial:
 
     def _finish(self, returned: float | None) -> None:
         """What the objective returned counts where it reported nothing."""
-        if self._epoch == 0 and returned is not None:
+        if self._epoch == self._job.born and returned is not None:
             self._pending[self._metric] = _number(self._metric, returned)
-        if self._pending or self._epoch == 0:
+        if self._pending or self._epoch == self._job.born:
             self._end_epoch()
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from rheostat.errors import StorageError, StudyError
 from rheostat.records import schema
-from rheostat.records.store import AssignmentRow, NewTrial, Records, StudyRecord
+from rheostat.records.store import AssignmentRow, NewTrial, Records, StudyRecord, TrialRow
 from rheostat.space import Choice, Float, Space
 from rheostat.types import Config, Environment, Notice, Outcome, Report, Status, fingerprint
 
@@ -271,6 +271,33 @@ def test_an_older_database_is_migrated_in_one_transaction(url: str) -> None:
         assert records.study("s") == study
 
 
+VERSION_1_TRIALS = """
+CREATE TABLE trials (study INTEGER NOT NULL, number INTEGER NOT NULL, config TEXT NOT NULL, status VARCHAR(12) NOT NULL,
+source VARCHAR(8) NOT NULL, reason TEXT DEFAULT '' NOT NULL, detail TEXT DEFAULT '' NOT NULL, created FLOAT NOT NULL,
+ended FLOAT, PRIMARY KEY (study, number))
+"""
+
+
+def test_a_file_of_version_1_gets_parents(url: str) -> None:
+    with Records(url) as records:
+        study = make(records)
+        with records._write() as connection:
+            connection.execute(text("DROP TABLE trials"))
+            connection.execute(text(VERSION_1_TRIALS))
+            old = {"study": study.id, "config": '{"lr": 0.01}', "status": "paused", "source": "search", "now": 1.5}
+            connection.execute(
+                text("INSERT INTO trials VALUES (:study, 0, :config, :status, :source, 'r', 'd', :now, NULL)"), old
+            )
+            connection.execute(schema.versions.update().values(version=1))
+    with Records(url) as records:
+        (row,) = records.trials(study)
+        assert row == TrialRow(0, Config(lr=0.01), Status.PAUSED, "search", "r", "d", 1.5, None, None, 0)
+        records.assign(study, [AssignmentRow(0, 1, 4, 6, 0)], [NewTrial(1, Config(lr=0.02), parent=0, born=4)])
+        assert [(t.parent, t.born) for t in records.trials(study)] == [(None, 0), (0, 4)]
+    with Records(url) as records:  # it is not migrated twice
+        assert [(t.parent, t.born) for t in records.trials(study)] == [(None, 0), (0, 4)]
+
+
 def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "other.db"
     other = sqlite3.connect(path)
@@ -287,4 +314,4 @@ def test_the_schema_is_the_one_of_its_version() -> None:
         for table in schema.metadata.sorted_tables
         for column in table.columns
     )
-    assert (schema.VERSION, fingerprint(described)) == (1, "751e97575c82")
+    assert (schema.VERSION, fingerprint(described)) == (2, "bc6b1abc61b3")

@@ -18,6 +18,7 @@ from rheostat.schedule.fifo import FIFO
 from rheostat.schedule.hyperband import Hyperband
 from rheostat.schedule.median import Median
 from rheostat.schedule.pasha import PASHA
+from rheostat.schedule.pbt import PBT
 from rheostat.search.grid import Grid
 from rheostat.search.random import Random
 from rheostat.search.sobol import Sobol
@@ -40,8 +41,17 @@ SCHEDULERS: dict[str, Make] = {
     ),
     "pasha": lambda space, trials, epochs: PASHA(Sobol(space, 1), trials, epochs),
     "hyperband": lambda space, trials, epochs: Hyperband(Sobol(space, 1), trials, epochs),
+    "pbt": lambda space, trials, epochs: PBT(space, Sobol(space, 1), trials, epochs, population=5, interval=2),
+    "pbt-one-by-one": lambda space, trials, epochs: PBT(space, Random(space), trials, epochs, population=2, interval=1),
 }
+COPYING = ("pbt", "pbt-one-by-one")  # their trials wait for each other, and begin as copies of each other
+
 every_scheduler = pytest.mark.parametrize("make", SCHEDULERS.values(), ids=SCHEDULERS.keys())
+every_other_scheduler = pytest.mark.parametrize(
+    "make",
+    [make for name, make in SCHEDULERS.items() if name not in COPYING],
+    ids=[name for name in SCHEDULERS if name not in COPYING],
+)
 contract = settings(max_examples=20)
 
 
@@ -86,8 +96,10 @@ class Simulation:
     def apply(self, assignments: Sequence[Assignment]) -> None:
         for assignment in assignments:
             if isinstance(assignment, Start):
-                number, until_epoch = len(self.trials), assignment.until_epoch
-                self.trials.append(TrialRecord(number, assignment.config, Status.TRAINING, (), until_epoch))
+                number, until_epoch, parent = len(self.trials), assignment.until_epoch, assignment.parent
+                values = () if parent is None else self.trials[parent].values
+                training = TrialRecord(number, assignment.config, Status.TRAINING, values, until_epoch)
+                self.trials.append(replace(training, parent=parent, born=len(values)))
             elif isinstance(assignment, Continue):
                 self._set(assignment.trial, status=Status.TRAINING, until_epoch=assignment.until_epoch)
             else:
@@ -100,7 +112,7 @@ class Simulation:
             bad = (Status.INFEASIBLE, Status.FAILED, Status.CONVERGED, Status.CANCELLED, Status.PAUSED)
             status = bad[self.rng.integers(len(bad))]
             epochs = int(self.rng.integers(trial.epochs, trial.until_epoch + 1))
-        values = curve(trial.number, epochs)
+        values = (*trial.values[: trial.born], *curve(trial.number, epochs)[trial.born :])
         if status is Status.INFEASIBLE and epochs > trial.epochs:
             values = (*values[:-1], math.nan)
         if status is Status.PAUSED and epochs == self.max_epochs:
@@ -160,10 +172,14 @@ def check_valid(sim: Simulation, assignments: Sequence[Assignment]) -> None:
     assert len(places) <= sim.places - len(sim.training)
     named = [a.trial for a in assignments if not isinstance(a, Start)]
     assert len(set(named)) == len(named)
-    for assignment in assignments:
+    for place, assignment in enumerate(assignments):
         if isinstance(assignment, Start):
             assert SPACE.complete(assignment.config) == assignment.config
             assert 1 <= assignment.until_epoch <= sim.max_epochs
+            if assignment.parent is not None:
+                parent = sim.trials[assignment.parent]
+                assert parent.status is Status.PAUSED and 1 <= parent.epochs < assignment.until_epoch
+                assert all(isinstance(a, Start) or a.trial != assignment.parent for a in assignments[:place])
             continue
         trial = sim.trials[assignment.trial]
         assert trial.status is Status.PAUSED
@@ -200,7 +216,7 @@ def test_no_free_place_no_training(make: Make, study: dict[str, int]) -> None:
         assert all(isinstance(a, Stop) for a in sim.scheduler.next(sim.history, 0, rng))
 
 
-@every_scheduler
+@every_other_scheduler
 def test_a_study_ends_with_its_space(make: Make) -> None:
     sim = Simulation(make(Space(n=Int(1, 6)), 50, 9), 9, places=4, seed=0)
     for _ in sim.run():
@@ -208,7 +224,7 @@ def test_a_study_ends_with_its_space(make: Make) -> None:
     assert sorted(trial.config.n for trial in sim.trials) == [1, 2, 3, 4, 5, 6]
 
 
-@every_scheduler
+@every_other_scheduler
 def test_without_a_limit_there_is_always_a_trial_for_a_free_place(make: Make) -> None:
     scheduler = make(SPACE, None, 9)
     sim = Simulation(scheduler, 9, places=4, seed=0)

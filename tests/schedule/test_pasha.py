@@ -89,7 +89,7 @@ def test_a_rung_is_allowed_when_the_order_changes_and_stays_when_it_is_used() ->
 def epochs(scheduler: ASHA | PASHA, late: float) -> tuple[int, int]:
     """A study of 81 trials, one at a time: the epochs paid for, and the longest trial.
 
-    Curves are q + late (1 - q) / epoch, so that where `late` is above 1 the best begin as the worst, until epoch `late`.
+    Curves are q + late (1 - q) / epoch, so where `late` is above 1 the best begin as the worst, until epoch `late`.
     """
     trials: list[TrialRecord] = []
     while work := scheduler.next(History(tuple(trials)), 1, np.random.default_rng(len(trials))):
