@@ -20,14 +20,15 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from rheostat.errors import SettingError, SpaceError, unknown
-from rheostat.search.grid import all_values, tried
-from rheostat.search.random import Random
+from rheostat.search.grid import tried
+from rheostat.search.worth import common_epoch, draw_untried
 from rheostat.space import Choice, Float, Hyperparameter, Int, Space
 from rheostat.types import UNLIMITED, Config, History, Scalar, Status, TrialRecord
 
 PREFIX = "optuna:"
-ATTEMPTS = 3  # suggestions, after which a sampler has nothing new to say about a finite space
+ATTEMPTS = 3  # suggestions that were tried already, after which a sampler has nothing new to say
 FINISHED = (Status.DONE, Status.CONVERGED)
+UNFINISHED = (Status.PAUSED, Status.CUT, Status.TRAINING)
 ENOUGH = 3  # trials beyond one per hyperparameter before they are compared at an epoch; N_min + 2 of BOHB
 
 
@@ -94,8 +95,8 @@ class OptunaSearcher:
     - Infeasible and failed ones are as bad as the worst: pruned without a value, or complete with the worst one.
     - Cancelled ones, and those that do not fit the space (any more), are failed, which every sampler ignores.
 
-    In a finite space no configuration is suggested twice: after 3 repetitions one that was not tried is drawn at
-    random, and none is left when all were tried.
+    No configuration is suggested twice: after 3 repetitions one that was not tried is drawn at random, and in a
+    finite space none is left when all were tried.
 
     Raises SettingError for an unknown name.
     """
@@ -108,7 +109,6 @@ class OptunaSearcher:
         self.space = space
         self.sampler = sampler
         self.adaptive = sampler.adaptive
-        self._finite = all_values(space) is not None
         self._distributions = {name: distribution(part) for name, part in space.tuned.items()}
 
     def suggest(self, history: History, n: int, rng: np.random.Generator) -> list[Config]:
@@ -122,15 +122,13 @@ class OptunaSearcher:
         return found
 
     def _new(
-        self, study: optuna.Study, known: set[str], history: History, found: Sequence[Config], rng: np.random.Generator
+        self, study: optuna.Study, known: set[str], history: History, found: list[Config], rng: np.random.Generator
     ) -> Config | None:
-        for _ in range(ATTEMPTS if self._finite else 1):
+        for _ in range(ATTEMPTS):
             config = self._ask(study, rng)
-            if not self._finite or config.key() not in known:
+            if config.key() not in known:
                 return config
-        first = len(history.trials)
-        more = (TrialRecord(first + i, config, Status.WAITING) for i, config in enumerate(found))
-        return next(iter(Random(self.space).suggest(History((*history.trials, *more)), 1, rng)), None)
+        return next(iter(draw_untried(self.space, history, found, 1, rng)), None)
 
     def _ask(self, study: optuna.Study, rng: np.random.Generator) -> Config:
         """A configuration; its trial stays in the study as a running one."""
@@ -152,7 +150,9 @@ class OptunaSearcher:
         return study
 
     def _told(self, trials: Sequence[TrialRecord]) -> Iterator[FrozenTrial]:
-        epoch = UNLIMITED if self.sampler.prunes else common_epoch(trials, len(self.space) + ENOUGH)
+        stopped = any(trial.values for trial in trials if trial.status in UNFINISHED)
+        compared = stopped and not self.sampler.prunes
+        epoch = common_epoch(trials, len(self.space) + ENOUGH) if compared else UNLIMITED
         worths = [_worth(trial, epoch) for trial in trials]
         worst = max((worth for worth in worths if worth is not None and worth < math.inf), default=0.0)
         for trial, worth in zip(trials, worths, strict=True):
@@ -203,19 +203,6 @@ def lowest(values: Sequence[float]) -> dict[int, float]:
         if low < math.inf:
             found[epoch] = low
     return found
-
-
-def common_epoch(trials: Sequence[TrialRecord], enough: int) -> int:
-    """The last epoch that `enough` trials have reached, or all; UNLIMITED where none stopped on the way.
-
-    Falkner et al. 2018, *BOHB*, section 3.2: the model is of the largest budget with enough observations.
-    """
-    begun = [trial for trial in trials if trial.values]
-    if all(trial.status.ended and trial.status is not Status.CUT for trial in begun):
-        return UNLIMITED
-    last = max(trial.epochs for trial in begun)
-    epochs = sorted((last if trial.status in FINISHED else trial.epochs for trial in begun), reverse=True)
-    return epochs[min(enough, len(epochs)) - 1]
 
 
 def distribution(part: Hyperparameter) -> BaseDistribution:

@@ -19,13 +19,12 @@ from rheostat.search.optuna import (  # noqa: E402
     SAMPLERS,
     OptunaSearcher,
     Sampler,
-    common_epoch,
     distribution,
     from_optuna,
     to_optuna,
 )
 from rheostat.space import Choice, Float, Int, Space  # noqa: E402
-from rheostat.types import UNLIMITED, Config, History, Start, Status, TrialRecord  # noqa: E402
+from rheostat.types import Config, History, Start, Status, TrialRecord  # noqa: E402
 from tests.search.test_contract import finite_spaces, grown, histories, keys  # noqa: E402
 from tests.spaces import spaces  # noqa: E402
 
@@ -244,7 +243,7 @@ def test_others_compare_all_trials_at_one_epoch() -> None:
         (Status.PAUSED, (9.0, 8.0, 7.0)),
         (Status.PAUSED, (6.0, 4.0)),
         (Status.PAUSED, (2.0, 4.0)),
-        (Status.CONVERGED, (1.5,)),
+        (Status.CONVERGED, (1.5, 1.6)),
         (Status.CUT, (3.5,)),
         (Status.TRAINING, ()),
         (Status.INFEASIBLE, (1.0, math.nan)),
@@ -264,11 +263,9 @@ def test_others_compare_all_trials_at_one_epoch() -> None:
     ]
 
 
-def test_the_common_epoch() -> None:
-    assert common_epoch(records((Status.DONE, (1.0,) * 9), (Status.CONVERGED, (1.0,))).trials, 2) == UNLIMITED
-    assert common_epoch((), 2) == UNLIMITED
-    paused = records(*((Status.PAUSED, (1.0,) * epochs) for epochs in (1, 1, 1, 3, 9)))
-    assert [common_epoch(paused.trials, enough) for enough in (1, 2, 3, 9)] == [9, 3, 1, 1]
+def test_trials_that_none_stopped_are_compared_by_their_best_value() -> None:
+    history = records((Status.DONE, (5.0, 3.0, 1.0)), (Status.CONVERGED, (1.5,)), (Status.TRAINING, ()))
+    assert [trial.value for trial in told(OptunaSearcher(LINE, "cmaes"), history)] == [1.0, 1.5, None]
 
 
 def test_trials_of_an_earlier_space_are_ignored() -> None:
