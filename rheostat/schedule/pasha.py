@@ -25,7 +25,7 @@ class PASHA:
 
     Algorithm 1 of the paper: trials are promoted as by `ASHA`, at first to its second rung at most. When the trials
     in the highest rung allowed stand there in another order than in the rung below, the next rung is allowed too.
-    Orders are compared softly (section 4.1): values closer than `noise` count as equal. Where the order is stable the
+    Orders are compared softly: values closer than `noise` count as equal. Where the order is stable the
     study ends with its best trials paused below `max_epochs`; which is best is then known for less.
 
     The paper raises the rung for good at the moment when the orders differ. Here it follows from what is known now,
@@ -70,7 +70,7 @@ def is_stable(trials: Sequence[TrialRecord], lower: int, upper: int) -> bool:
     """Whether the trials that trained `upper` epochs stand in the same order as after `lower` epochs.
 
     Softly: at each place of the upper order must stand a trial whose value in the lower rung is within `noise` of that
-    of the trial which stood there (section 4.1, figure 2). Diverged trials are not compared.
+    of the trial which stood there. Diverged trials are not compared.
     """
     held = [t for t in trials if t.epochs >= upper and t.status is not Status.CANCELLED]
     pairs = [(best_until(t.values, upper), best_until(t.values, lower), t.number, t) for t in held]
@@ -81,7 +81,7 @@ def is_stable(trials: Sequence[TrialRecord], lower: int, upper: int) -> bool:
 
 
 def noise(curves: Sequence[Sequence[float]]) -> float:
-    """How far apart two values may be that noise alone has put in order (epsilon of the paper, section 4.2).
+    """How far apart two values may be that noise alone has put in order (epsilon of the paper).
 
     Two curves that cross and cross back, f_l(a) > f_l(b), f_k(a) < f_k(b), f_j(a) > f_j(b) for epochs j > k > l, differ
     by noise. Of all such pairs the 90th percentile of |f_j(a) - f_j(b)| at the last epoch; 0 where there are none.

@@ -179,7 +179,7 @@ def families(trials: Sequence[TrialRecord], size: int) -> list[list[TrialRecord]
 
 @dataclass(frozen=True)
 class Perturb:
-    """Each hyperparameter that may change is drawn anew from its prior, or multiplied by 0.8 or 1.2 (appendix A.1).
+    """Each hyperparameter that may change is drawn anew from its prior, or multiplied by 0.8 or 1.2.
 
     Those of `names`, by default those of `LIVE` in the space. Whole numbers are rounded, and values kept in range; of a
     `Choice` of numbers a neighbour is taken. One that other hyperparameters depend on never changes.

@@ -26,10 +26,10 @@ class DifferentialEvolution:
     """rand/1/bin in the unit cube, with a population of `population` members.
 
     Trial n competes for place n mod `population`, whoever asked for it; a place belongs to the best of its trials
-    (selection, eq. 6 of Storn and Price), and so the population follows from the history in any order of arrival.
+    (selection), and so the population follows from the history in any order of arrival.
     The first `population` trials are Sobol points bent by the priors. A later one is a member x_r1 moved by
-    `weight` (x_r2 - x_r3) (mutation, eq. 2), whose coordinates are then mixed with those of the member at its place,
-    each taken from the mutant with probability `crossover` and at least one of them (eq. 4 and 5). A coordinate that
+    `weight` (x_r2 - x_r3) (mutation), whose coordinates are then mixed with those of the member at its place,
+    each taken from the mutant with probability `crossover` and at least one of them (crossover). A coordinate that
     leaves the cube is drawn anew (as in DEHB); so is one that is not active in a parent.
 
     Categories are cells of the unit interval. Where trials are stopped early the members are compared, and parents

@@ -1,6 +1,6 @@
 """What the evolutionary searchers share: what trials are worth beside each other, and where they lie.
 
-Falkner, Klein and Hutter 2018, *BOHB: robust and efficient hyperparameter optimization at scale*, ICML, section 4.1:
+Falkner, Klein and Hutter 2018, *BOHB: robust and efficient hyperparameter optimization at scale*, ICML:
 where some trials were stopped early, they are compared at the largest budget at which enough of them were seen.
 """
 

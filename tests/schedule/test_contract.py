@@ -15,9 +15,11 @@ from rheostat.errors import SettingError
 from rheostat.schedule.asha import ASHA
 from rheostat.schedule.base import Scheduler
 from rheostat.schedule.fifo import FIFO
+from rheostat.schedule.freeze_thaw import FreezeThaw
 from rheostat.schedule.hyperband import Hyperband
 from rheostat.schedule.median import Median
 from rheostat.schedule.pasha import PASHA
+from rheostat.schedule.pb2 import pb2
 from rheostat.schedule.pbt import PBT
 from rheostat.search.grid import Grid
 from rheostat.search.random import Random
@@ -39,12 +41,14 @@ SCHEDULERS: dict[str, Make] = {
     "asha-halving": lambda space, trials, epochs: ASHA(
         Random(space), trials, epochs, grace_epochs=min(2, epochs), reduction_factor=2
     ),
+    "freeze-thaw": FreezeThaw,
     "pasha": lambda space, trials, epochs: PASHA(Sobol(space, 1), trials, epochs),
     "hyperband": lambda space, trials, epochs: Hyperband(Sobol(space, 1), trials, epochs),
     "pbt": lambda space, trials, epochs: PBT(space, Sobol(space, 1), trials, epochs, population=5, interval=2),
     "pbt-one-by-one": lambda space, trials, epochs: PBT(space, Random(space), trials, epochs, population=2, interval=1),
+    "pb2": lambda space, trials, epochs: pb2(space, Sobol(space, 1), trials, epochs, population=4, interval=2),
 }
-COPYING = ("pbt", "pbt-one-by-one")  # their trials wait for each other, and begin as copies of each other
+COPYING = ("pbt", "pbt-one-by-one", "pb2")  # their trials wait for each other, and begin as copies of each other
 
 every_scheduler = pytest.mark.parametrize("make", SCHEDULERS.values(), ids=SCHEDULERS.keys())
 every_other_scheduler = pytest.mark.parametrize(

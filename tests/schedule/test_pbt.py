@@ -146,7 +146,7 @@ def test_families() -> None:
 
 
 def toy(scheduler: Scheduler, epochs: int) -> float:
-    """Section 4.1.1, figure 2: maximise 1.2 - x^2 - y^2 from (0.9, 0.9) with the gradient of 1.2 - h_x x^2 - h_y y^2.
+    """Figure 2: maximise 1.2 - x^2 - y^2 from (0.9, 0.9) with the gradient of 1.2 - h_x x^2 - h_y y^2.
 
     The best value at the end.
     """

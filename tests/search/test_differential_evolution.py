@@ -80,7 +80,7 @@ MEMBERS = (
 def test_a_trial_vector_by_hand(
     parents: list[int], crossed: list[float], at_least: int, expected: tuple[float, float]
 ) -> None:
-    """Storn and Price 1997, equations 2, 4 and 5."""
+    """Storn and Price 1997: mutation and binomial crossover."""
     rng = Dice(parents, [0.66, 0.77], crossed, at_least)
     (config,) = DifferentialEvolution(SPACE, 0, population=4).suggest(History(MEMBERS), 1, rng)
     assert (config.x, config.y) == pytest.approx(expected)
