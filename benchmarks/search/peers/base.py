@@ -12,7 +12,7 @@ import numpy as np
 from rheostat.space import Choice, Int, Space
 from rheostat.types import Assignment, Config, Continue, Scalar, Start, Status, TrialRecord
 
-MOST_KNOWN = 50  # configurations asked for in one go whose results are known; then the peer has run dry
+MOST_KNOWN = 50  # times in one go that a configuration is asked for whose results are known; then the peer has run dry
 BEFORE_ANY = 1e3  # stands for a diverged training before any has a finite value
 
 
@@ -94,8 +94,8 @@ class Asked:
             if waiting:
                 self._flying[number] = waiting
                 work.append(Continue(number, waiting[0].until_epoch))
-        known: set[int] = set()
-        while len(work) < free and len(known) < MOST_KNOWN:
+        known, climbing = 0, (-1, 0)
+        while len(work) < free and known < MOST_KNOWN:
             job = self.peer.ask()
             if job is None:
                 break
@@ -109,12 +109,12 @@ class Asked:
                 job = self.peer.place(job, self._configs[number])
             if number in self._flying:
                 self._flying[number].append(job)
-                known.add(number)
-            elif self._settle(job, self._trials[number]):
-                known.add(number)
-            else:
+            elif not self._settle(job, self._trials[number]):
                 self._flying[number] = [job]
                 work.append(Continue(number, job.until_epoch))
+                continue
+            known += not climbing < (number, job.until_epoch) < (number + 1, 0)  # epoch by epoch counts once
+            climbing = number, job.until_epoch
         return work
 
     def _key(self, config: Config) -> tuple[float, ...]:

@@ -29,8 +29,9 @@ class Study:
     def __init__(self, sampler: optuna.samplers.BaseSampler, pruner: BasePruner, setting: Setting) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.storage = optuna.storages.InMemoryStorage()
-        self.study = optuna.create_study(storage=self.storage, sampler=sampler, pruner=pruner)
-        self.study_id = self.storage.get_study_id_from_name(self.study.study_name)
+        name = f"seed {setting.seed}"  # Hyperband draws brackets from it
+        self.study = optuna.create_study(study_name=name, storage=self.storage, sampler=sampler, pruner=pruner)
+        self.study_id = self.storage.get_study_id_from_name(name)
         self.setting = setting
         self.stride = setting.max_epochs if isinstance(pruner, NopPruner) else 1
         self.distributions = {name: _distribution(part) for name, part in setting.space.items()}
