@@ -104,7 +104,7 @@ class Observer:
     def _encode(self, config: Config) -> Array | None:
         """None for a configuration that the space does not hold: it was another when the trial began."""
         try:
-            return self.space.encode(self.space.complete(config))
+            return self.space.encode(dict(self.space.complete(dict(config))))
         except SpaceError:
             return None
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from rheostat.search.base import Searcher
 from rheostat.search.cma_es import CMAES
 from rheostat.search.differential_evolution import DifferentialEvolution
+from rheostat.search.gp import GP
 from rheostat.search.grid import Grid, all_values, count
 from rheostat.search.random import Random
 from rheostat.search.sobol import Sobol
@@ -27,6 +28,7 @@ SEARCHERS: dict[str, Make] = {  # a line for each searcher, or for each variant 
     "random": Random,
     "sobol": lambda space: Sobol(space, seed=1),
     "tpe": lambda space: TPE(space, seed=1),
+    "gp": lambda space: GP(space, seed=1),
     "cma-es": lambda space: CMAES(space, seed=1),
     "differential-evolution": lambda space: DifferentialEvolution(space, seed=1, population=8),
 }
