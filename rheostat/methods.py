@@ -8,33 +8,82 @@ from rheostat.errors import SettingError, unknown
 from rheostat.schedule.asha import ASHA
 from rheostat.schedule.base import Scheduler
 from rheostat.schedule.fifo import FIFO
+from rheostat.schedule.freeze_thaw import FreezeThaw
 from rheostat.schedule.hyperband import Hyperband
 from rheostat.schedule.median import Median
+from rheostat.schedule.pasha import PASHA
+from rheostat.schedule.pb2 import pb2
+from rheostat.schedule.pbt import PBT
 from rheostat.search.base import Searcher
+from rheostat.search.bohb import BOHB
+from rheostat.search.differential_evolution import DifferentialEvolution
+from rheostat.search.gp import GP
 from rheostat.search.grid import Grid
 from rheostat.search.random import Random
 from rheostat.search.sobol import Sobol
+from rheostat.search.tpe import TPE
 from rheostat.space import Space
 
-DEFAULT_SEARCH = "sobol"
-DEFAULT_SCHEDULE = "asha"
+AUTO = "auto"
+BOTH = "freeze-thaw"  # decides what is trained, and how long
+DEFAULT_SEARCH = DEFAULT_SCHEDULE = BOTH
+OPTUNA = "optuna:"
+
+
+def _cma_es(space: Space, seed: int) -> Searcher:
+    from rheostat.search.cma_es import CMAES  # a package that few need
+
+    return CMAES(space, seed)
+
+
 SEARCHERS: Mapping[str, Callable[[Space, int], Searcher]] = {
+    BOTH: lambda space, seed: FreezeThaw(space, None, 1, seed),
+    "tpe": TPE,
+    "gp": GP,
+    "bohb": lambda space, seed: BOHB(space),
+    "cma-es": _cma_es,
+    "de": DifferentialEvolution,
     "sobol": Sobol,
     "random": lambda space, seed: Random(space),
     "grid": lambda space, seed: Grid(space, seed=seed),
 }
-SCHEDULERS: Mapping[str, Callable[[Searcher, int | None, int], Scheduler]] = {
-    "asha": ASHA,
-    "hyperband": Hyperband,
-    "median": Median,
-    "fifo": FIFO,
+SCHEDULERS: Mapping[str, Callable[[Space, Searcher, int | None, int], Scheduler]] = {
+    "asha": lambda space, searcher, trials, max_epochs: ASHA(searcher, trials, max_epochs),
+    "pasha": lambda space, searcher, trials, max_epochs: PASHA(searcher, trials, max_epochs),
+    "hyperband": lambda space, searcher, trials, max_epochs: Hyperband(searcher, trials, max_epochs),
+    "median": lambda space, searcher, trials, max_epochs: Median(searcher, trials, max_epochs),
+    "fifo": lambda space, searcher, trials, max_epochs: FIFO(searcher, trials, max_epochs),
+    "pbt": PBT,
+    "pb2": pb2,
 }
 
 
+def choose(search: str, schedule: str, epochs_known: bool = True) -> tuple[str, str]:
+    """The names that "auto" stands for.
+
+    Where nothing is asked for, one method decides both; it needs to know how many epochs a trial may train.
+    """
+    if schedule == AUTO:
+        if not epochs_known:
+            schedule = "fifo"
+        else:
+            schedule = BOTH if search in (AUTO, BOTH) else "asha"
+    if search == AUTO:
+        search = BOTH if schedule == BOTH else "sobol"
+    return search, schedule
+
+
+def is_schedule(name: str) -> bool:
+    """Whether a scheduler has this name."""
+    return name == BOTH or name in SCHEDULERS
+
+
 def make_searcher(search: str, space: Space, seed: int) -> Searcher:
-    """A searcher by name. Raises SettingError for one that is not known."""
+    """A searcher by name; `optuna:NAME` is a sampler of Optuna. Raises SettingError for one that is not known."""
+    if search.startswith(OPTUNA):
+        return _optuna(search.removeprefix(OPTUNA), space, seed)
     if search not in SEARCHERS:
-        raise SettingError(unknown("search", search, SEARCHERS))
+        raise SettingError(unknown("search", search, [AUTO, *SEARCHERS, OPTUNA + "NAME"]))
     return SEARCHERS[search](space, seed)
 
 
@@ -42,6 +91,24 @@ def make_scheduler(
     search: str, schedule: str, space: Space, seed: int, trials: int | None, max_epochs: int
 ) -> Scheduler:
     """A scheduler with its searcher. Raises SettingError for one that is not known."""
+    search, schedule = choose(search, schedule)
+    if schedule == BOTH:
+        if search != BOTH:
+            raise SettingError(
+                f"search={search!r} is not allowed with schedule={BOTH!r}, which chooses configurations itself: "
+                f"leave out one of them, or use schedule='asha'."
+            )
+        return FreezeThaw(space, trials, max_epochs, seed)
     if schedule not in SCHEDULERS:
-        raise SettingError(unknown("schedule", schedule, SCHEDULERS))
-    return SCHEDULERS[schedule](make_searcher(search, space, seed), trials, max_epochs)
+        raise SettingError(unknown("schedule", schedule, [AUTO, BOTH, *SCHEDULERS]))
+    return SCHEDULERS[schedule](space, make_searcher(search, space, seed), trials, max_epochs)
+
+
+def _optuna(name: str, space: Space, seed: int) -> Searcher:
+    try:
+        from rheostat.search.optuna import OptunaSearcher
+    except ModuleNotFoundError as error:
+        raise SettingError(
+            f"search='{OPTUNA}{name}' needs Optuna, which is not installed: pip install 'rheostat[optuna]'."
+        ) from error
+    return OptunaSearcher(space, name, seed)

@@ -53,7 +53,7 @@ class ASHA:
         self.trials = trials
         self.max_epochs = max_epochs
         self.reduction_factor = reduction_factor
-        self.rungs = _rungs(grace_epochs, max_epochs, reduction_factor)
+        self.rungs = rungs(grace_epochs, max_epochs, reduction_factor)
 
     def next(self, history: History, free: int, rng: np.random.Generator) -> list[Assignment]:
         promoted = promotions(history.trials, self.rungs, self.reduction_factor)[:free]
@@ -61,7 +61,7 @@ class ASHA:
         return [*promoted, *(Start(config, self.rungs[0]) for config in configs)]
 
 
-def _rungs(grace_epochs: int, max_epochs: int, factor: int) -> tuple[int, ...]:
+def rungs(grace_epochs: int, max_epochs: int, factor: int) -> tuple[int, ...]:
     """The epochs at which trials pause.
 
     A rung above the first that lies within a square root of the factor below `max_epochs` is left out:
