@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rheostat.search.base import Searcher
+from rheostat.search.bohb import BOHB
 from rheostat.search.cma_es import CMAES
 from rheostat.search.differential_evolution import DifferentialEvolution
 from rheostat.search.gp import GP
@@ -29,6 +30,7 @@ SEARCHERS: dict[str, Make] = {  # a line for each searcher, or for each variant 
     "sobol": lambda space: Sobol(space, seed=1),
     "tpe": lambda space: TPE(space, seed=1),
     "gp": lambda space: GP(space, seed=1),
+    "bohb": BOHB,
     "cma-es": lambda space: CMAES(space, seed=1),
     "differential-evolution": lambda space: DifferentialEvolution(space, seed=1, population=8),
 }
