@@ -73,8 +73,12 @@ def tune(
     space: Annotated[Path | None, typer.Option(help="A TOML file with the space to search.")] = None,
     set_: Fixed = None,
     vary: Annotated[list[str] | None, typer.Option(help="Search one: units=16..512 or optimizer=adam,sgd")] = None,
-    search: Annotated[str, typer.Option(help="sobol, random or grid")] = "sobol",
-    schedule: Annotated[str, typer.Option(help="asha, hyperband, median or fifo")] = "asha",
+    search: Annotated[
+        str, typer.Option(help="auto, tpe, gp, bohb, cma-es, de, sobol, random, grid, or optuna:NAME")
+    ] = "auto",
+    schedule: Annotated[
+        str, typer.Option(help="auto (freeze-thaw), asha, pasha, hyperband, median, fifo, pbt or pb2")
+    ] = "auto",
     workers: Annotated[int | None, typer.Option(help="Processes that train [default: what fits]")] = None,
     threads: Threads = 1,
     engine: Annotated[str, typer.Option(help="auto; loop; lanes: like trials as one program")] = "auto",

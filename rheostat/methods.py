@@ -61,13 +61,12 @@ SCHEDULERS: Mapping[str, Callable[[Space, Searcher, int | None, int], Scheduler]
 def choose(search: str, schedule: str, epochs_known: bool = True) -> tuple[str, str]:
     """The names that "auto" stands for.
 
-    Where nothing is asked for, one method decides both; it needs to know how many epochs a trial may train.
+    Where nothing is asked for, one method decides both; where it is not known how many epochs a trial may train, it
+    chooses configurations alone.
     """
     if schedule == AUTO:
-        if not epochs_known:
-            schedule = "fifo"
-        else:
-            schedule = BOTH if search in (AUTO, BOTH) else "asha"
+        search = BOTH if search == AUTO else search
+        schedule = "fifo" if not epochs_known else BOTH if search == BOTH else "asha"
     if search == AUTO:
         search = BOTH if schedule == BOTH else "sobol"
     return search, schedule

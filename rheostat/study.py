@@ -20,7 +20,7 @@ from rheostat.execute.base import Executor
 from rheostat.execute.inline import Inline, training_threads
 from rheostat.execute.local import LocalWorkers
 from rheostat.ledger import Ledger
-from rheostat.methods import make_scheduler, make_searcher
+from rheostat.methods import AUTO, BOTH, choose, is_schedule, make_scheduler, make_searcher
 from rheostat.records.store import DEFAULT_URL, Records, StudyRecord
 from rheostat.results import Best, TrialResult, best_of, frame, results
 from rheostat.schedule.base import Scheduler
@@ -155,8 +155,8 @@ class Study:
         trials: int | None = None,
         epochs: int | None = None,
         minutes: float | None = None,
-        search: str = "sobol",
-        schedule: str | Scheduler | None = None,
+        search: str = AUTO,
+        schedule: str | Scheduler = AUTO,
         workers: int | None = 1,
         threads: int | None = None,
         in_flight: int | None = None,
@@ -165,13 +165,14 @@ class Study:
         """Tune the user's own training loop, which is called with a `Trial`.
 
         `trials` is how many there shall be in all, also after a continuation; `epochs` the most that a trial may
-        train (without it, the objective decides, and trials are not stopped against others). `schedule` is asha,
-        hyperband, median or fifo: asha where `epochs` is given, else fifo. With `workers` other than 1 the
-        objective runs in that many processes (None: as many as the machine allows).
+        train (without it, the objective decides, and trials are not stopped against others). By default a model of
+        the learning curves chooses configurations and how long they train, where `epochs` is given; without it all
+        train to the end. docs/search.md has the other methods. With `workers` other than 1 the objective runs in
+        that many processes (None: as many as the machine allows).
         """
         from rheostat.train.objective import ObjectiveRunner
 
-        schedule = schedule or ("fifo" if epochs is None else "asha")
+        search, schedule = self._methods(search, schedule, epochs is not None)
         if epochs is None and schedule not in ("fifo", "median") and isinstance(schedule, str):
             raise SettingError(f"schedule={schedule!r} needs to know how many epochs a trial may train: give epochs=.")
         runner = ObjectiveRunner(objective, self.metric, self._record.direction, self.checkpoints)
@@ -196,8 +197,8 @@ class Study:
         trials: int | None = 60,
         epochs: int = 20,
         minutes: float | None = None,
-        search: str = "sobol",
-        schedule: str | Scheduler = "asha",
+        search: str = AUTO,
+        schedule: str | Scheduler = AUTO,
         workers: int | None = None,
         threads: int = 1,
         engine: str = "auto",
@@ -218,6 +219,7 @@ class Study:
 
         if engine not in ENGINES:
             raise SettingError(unknown("engine", engine, ENGINES))
+        search, schedule = self._methods(search, schedule)
         check(task, self.space.sample(np.random.default_rng(0))[0])
         self._builder = task.model
         why = ""
@@ -241,6 +243,17 @@ class Study:
             progress=progress,
             data_bytes=task.data_bytes(),
         )
+
+    def _methods(
+        self, search: str, schedule: str | Scheduler, epochs_known: bool = True
+    ) -> tuple[str, str | Scheduler]:
+        """What "auto" stands for: what the study began with; for a new one, what suits it."""
+        if not isinstance(schedule, str):
+            return ("sobol" if search == AUTO else search), schedule
+        settings = self._record.settings
+        if search == schedule == AUTO and settings and is_schedule(settings["schedule"]):
+            return settings["search"], settings["schedule"]
+        return choose(search, schedule, epochs_known)
 
     def _choose_engine(self, task: Task, epochs: int) -> tuple[str, str]:
         """The engine that this study began with; for a new one, the faster one, and why."""
@@ -371,7 +384,7 @@ class Study:
         queue = self.records.queued(self._record)
         entry = next(iter(queue), None)
         rng = np.random.default_rng([self.seed, ledger.decisions])
-        searcher = make_searcher("sobol", self.space, self.seed)
+        searcher = make_searcher(BOTH, self.space, self.seed)
         found = [queue[entry]] if entry is not None else searcher.suggest(ledger.history(), 1, rng)
         if not found:
             raise StudyError(f"Every configuration of the space of {self.name!r} has been tried.")

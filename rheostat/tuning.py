@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rheostat.errors import SpaceError
+from rheostat.methods import AUTO
 from rheostat.schedule.base import Scheduler
 from rheostat.show.base import Watcher
 from rheostat.space import Hyperparameter, Space
@@ -25,8 +26,8 @@ def tune(
     minutes: float | None = None,
     seed: int | None = None,
     storage: str | Path | None = None,
-    search: str = "sobol",
-    schedule: str | Scheduler = "asha",
+    search: str = AUTO,
+    schedule: str | Scheduler = AUTO,
     workers: int | None = None,
     threads: int = 1,
     engine: str = "auto",

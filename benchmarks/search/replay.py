@@ -18,14 +18,6 @@ from rheostat.types import Assignment, Config, Continue, History, Start, Status,
 BUDGETS = (0.5, 1, 2, 5, 10, 20, 50)  # full trainings
 
 
-# COORDINATOR TO THE OWNER OF peers/ (14:56; remove this note when done): measured: on continuous tables a plain nearest
-# neighbour that the method is NOT told of is label noise (rank correlation of a model of TaskSet 0.09 instead of 0.45), so
-# rows are now taken without replacement and the method is told the true configuration by `placed`, at once. Please let
-# every peer that learns from configurations learn the true one: Peer.place(job, config) in base.py, e.g. Optuna:
-# storage.set_trial_param of the running trial (or enqueue_trial + ask); Syne Tune: make the Trial with the true config before
-# on_trial_add/on_trial_result; BOHB: the Run's kwargs["config"]; DEHB: job_info["config"]; SMAC: if TrialInfo can be told with
-# the true configuration without breaking its intensifier, else leave it and say so in its docstring. A promotion of the asked
-# or of the true configuration must map to the same trial (compare in the unit cube with a tolerance). `Table.row(config, taken)`.
 class Method(Protocol):
     """A tuner: asked for work, told of values. Ours and the peers'."""
 

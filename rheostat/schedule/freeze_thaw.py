@@ -30,9 +30,9 @@ MOST_PAUSED = 40  # trials of each stage that are weighed
 WIDE, CLOSE = 100, 60  # new configurations that are weighed: drawn from the space, and near good ones
 ELITE = 8  # good ones
 EXPLORE = 0.25  # of new configurations are the next of the Sobol sequence, whatever was measured
-STEEP = 1.1  # each stage gets this times the share of the one before
+STEEP = 1.2  # each stage gets this times the share of the one before
 APART = 0.05  # length scales that new configurations of one decision keep from each other
-TRUST = 10.0  # trials after which the priors of the space count half as much as at first
+TRUST = 10.0  # trials, after which the priors of the space count as much as the model, and then less and less
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -125,11 +125,11 @@ class FreezeThaw:
         """The likeliest configuration, then evenly over the space: there is nothing to learn from."""
         if n <= 0:
             return []
-        known = tried(history)
-        likely = self.space.likely()
-        configs = [likely] if likely.key() not in known else []
-        configs += [config for config in self._sobol.suggest(history, n, rng) if config != likely]
-        return [Start(config, int(self.rungs[0])) for config in configs[:n]]
+        configs = self._sobol.suggest(history, n, rng)
+        if not history.trials:
+            likely = self.space.likely()
+            configs = [likely, *(config for config in configs[1:] if config != likely)]
+        return [Start(config, int(self.rungs[0])) for config in configs]
 
     def _model(self, curves: Curves, rng: np.random.Generator) -> CurveProcess | None:
         """The model of what was observed; None where that is too little."""
@@ -205,8 +205,10 @@ class _New:
         self.points = embedding.snapped(_candidates(embedding, curves, rng))
         features = embedding.features(self.points)
         self._scaled = features / model.lengths[model.groups]
-        self._mean, self._deviation = model.predict(features, np.full(len(features), -1), np.ones(len(features)))
-        self._liking = _liking(method.space, self.points) * TRUST / (TRUST + len(history.trials))
+        mean, deviation = model.predict(features, np.full(len(features), -1), np.ones(len(features)))
+        # Priors count by a power that fades: Hvarfner et al. 2022, pi-BO, ICLR, equation 6.
+        faded = TRUST / max(len(history.trials), 1)
+        self._worth = np.log(improvement(-mean, deviation)) + faded * _liking(method.space, self.points)
         self._open = np.ones(len(self.points), dtype=np.bool_)
 
     def take(self) -> Config | None:
@@ -216,10 +218,7 @@ class _New:
             config = self._wide.pop(0)
             if self._is_new(config):
                 return config
-        # An upper confidence bound with a bound drawn anew for each, so that those of one decision differ.
-        bound = self.rng.exponential()
-        worth = bound * self._deviation - self._mean + self._deviation * self._liking
-        for place in np.argsort(-worth, kind="stable"):
+        for place in np.argsort(-self._worth, kind="stable"):
             if self._open[place]:
                 self._open &= ((self._scaled - self._scaled[place]) ** 2).sum(axis=1) >= APART**2
                 self._open[place] = False
@@ -239,6 +238,16 @@ class _New:
             return False
         self._known.add(key)
         return True
+
+
+def improvement(margin: Array, deviation: Array) -> Array:
+    """The expected improvement of a normal variable better by `margin` on average: Jones et al. 1998, equation 15."""
+    from scipy.special import ndtr
+
+    score = margin / deviation
+    density = np.exp(-0.5 * score**2) / math.sqrt(2 * math.pi)
+    gain: Array = deviation * (score * ndtr(score) + density)
+    return np.maximum(gain, 1e-300)
 
 
 def _candidates(embedding: Embedding, curves: Curves, rng: np.random.Generator) -> Array:
@@ -263,7 +272,7 @@ def _candidates(embedding: Embedding, curves: Curves, rng: np.random.Generator) 
 
 
 def _liking(space: Space, points: Array) -> Array:
-    """The log of the prior density of each point, per standard deviation of it; 0 for a space without priors."""
+    """The log of the prior density of each point, (n,); 0 in a space without priors."""
     liking = np.zeros(len(points))
     for place, part in enumerate(space.values()):
         if part.prior is not None:
