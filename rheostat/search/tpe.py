@@ -25,6 +25,7 @@ MOST_GOOD = 25  # trials
 MOST_BAD = 1000  # that get a kernel; where there are more, some of them, spread evenly over their order
 WIDTH = 0.2  # of the kernel where there is one, in ranges
 LEAST_WIDTH = 0.01
+ENOUGH = 1  # trials at an epoch for it to be the one to compare at: few good ones leave more to the prior
 PRIOR_WEIGHT = 1.0  # in trials
 
 Array = NDArray[np.float64]
@@ -36,7 +37,7 @@ class TPE:
     The best `gamma` of all trials are good, 25 at most, and count by how much they are better than the best of the
     others (Watanabe 2023, section 3.2: weighting by improvement). Infeasible and failed trials are bad, and so are
     trials in flight until a value of theirs is known ("constant liar"), those suggested in the same call among them.
-    Trials that were stopped early are compared as in `Observations.order`. The first `startup` are those of `Sobol`.
+    Where trials are stopped early only those trained furthest can be good. The first `startup` are those of `Sobol`.
 
     The densities are joint ones of all hyperparameters. Those under a condition come after the others, by densities of
     the trials in which they were active, split anew and given what was chosen for the others. The priors of the space
@@ -64,7 +65,7 @@ class TPE:
         self._stages = stages_of(space)
 
     def suggest(self, history: History, n: int, rng: np.random.Generator) -> list[Config]:
-        seen = self._observer.observe(history, enough=self.startup)
+        seen = self._observer.observe(history, ENOUGH)
         if len(seen) < self.startup:
             return self._sobol.suggest(history, n, rng)
         chooser = Chooser(self.space, self._ratios(seen), self.candidates)

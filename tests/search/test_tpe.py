@@ -123,6 +123,15 @@ def test_it_keeps_away_from_where_trials_fail(status: Status) -> None:
     assert sum(x <= 0.5 for x in found) >= 36
 
 
+def test_of_trials_stopped_early_those_trained_furthest_are_good() -> None:
+    """The others had the lower values, but not as late."""
+    space = Space(x=Float(0.0, 1.0))
+    early = [TrialRecord(i, Config(x=0.2 + 0.001 * i), Status.PAUSED, (0.01 * i,), 1) for i in range(30)]
+    late = [TrialRecord(30 + i, Config(x=0.8 + 0.01 * i), Status.DONE, (0.9, 0.7), 2) for i in range(3)]
+    found = [TPE(space, 0).suggest(History((*early, *late)), 1, np.random.default_rng(s))[0].x for s in range(20)]
+    assert np.median(np.abs(np.array(found) - 0.8)) < 0.15
+
+
 def test_trials_in_flight_keep_others_away() -> None:
     """The constant liar: without it the whole batch would lie at the best trial."""
     space = Space(x=Float(0.0, 1.0), y=Float(0.0, 1.0))
