@@ -9,6 +9,7 @@ training gets a fixed share of all epochs, as in Li et al. 2018, *Hyperband*, JM
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +67,7 @@ class FreezeThaw:
         self._stages = np.diff(self.rungs, prepend=0)  # their epochs
         self._shares = STEEP ** np.arange(len(self.rungs))
         self._sobol = Sobol(space, seed)
+        self._even = Sobol(_without_priors(space), seed) if any(part.prior for part in space.values()) else None
         self._reader = CurveReader(space)
 
     def next(self, history: History, free: int, rng: np.random.Generator) -> list[Assignment]:
@@ -78,14 +80,16 @@ class FreezeThaw:
         found: list[Assignment] = [*waiting[:free]]
         model = self._model(curves, rng)
         if model is None:
-            return found + self._first(history, min(left, free - len(found)), rng)
+            found += self._first(history, min(left, free - len(found)), rng)
+            if found:
+                return found
         thaw = self._thawed(curves, model)
-        new = _New(self, history, curves, model, left, rng)
+        new = None if model is None else _New(self, history, curves, model, left, rng)
         while len(found) < free:
-            stage = self._stage(spent, new.left > 0, thaw)
+            stage = self._stage(spent, new is not None and new.left > 0, thaw)
             if stage is None:
                 break
-            if stage == 0:
+            if new is not None and stage == 0:
                 config = new.take()
                 if config is not None:
                     found.append(Start(config, int(self.rungs[0])))
@@ -125,11 +129,26 @@ class FreezeThaw:
         """The likeliest configuration, then evenly over the space: there is nothing to learn from."""
         if n <= 0:
             return []
-        configs = self._sobol.suggest(history, n, rng)
+        configs = self.explore(history, n, rng)
         if not history.trials:
             likely = self.space.likely()
             configs = [likely, *(config for config in configs[1:] if config != likely)]
         return [Start(config, int(self.rungs[0])) for config in configs]
+
+    def explore(self, history: History, n: int, rng: np.random.Generator) -> list[Config]:
+        """The next points of the sequence: bent by the priors at first, then more and more seldom.
+
+        Who explored only where a wrong prior points would not learn that it is wrong. Fewer than `n` where both kinds
+        of points meet in a finite space; none only where it is used up.
+        """
+        bent = self._sobol.suggest(history, n, rng)
+        if self._even is None:
+            return bent
+        even = self._even.suggest(history, n, rng)
+        many = len(history.trials)
+        follow = rng.random(len(bent)) < TRUST / (TRUST + np.arange(many, many + len(bent)))
+        chosen = [one if bends else other for one, other, bends in zip(bent, even, follow.tolist(), strict=True)]
+        return list(dict.fromkeys(chosen))
 
     def _model(self, curves: Curves, rng: np.random.Generator) -> CurveProcess | None:
         """The model of what was observed; None where that is too little."""
@@ -164,15 +183,18 @@ class FreezeThaw:
         rows, knots = np.nonzero(held)
         return order[rows], knots
 
-    def _thawed(self, curves: Curves, model: CurveProcess) -> list[list[int]]:
-        """For each stage, the paused trials that could enter it, best first by their expected end."""
+    def _thawed(self, curves: Curves, model: CurveProcess | None) -> list[list[int]]:
+        """For each stage, the paused trials that could enter it, best first by their expected end.
+
+        Without a model, where no more trials are started than are too few for one, by their lowest value.
+        """
         stages = np.searchsorted(self.rungs, curves.epochs, side="right")
         able = curves.paused & curves.known & ~curves.bad & (curves.epochs > 0) & np.isfinite(curves.lowest)
         found: list[list[int]] = [[]]
         for stage in range(1, len(self.rungs)):
             trials = np.flatnonzero(able & (stages == stage))
             trials = trials[np.argsort(curves.lowest[trials], kind="stable")[:MOST_PAUSED]]
-            if len(trials):
+            if model is not None and len(trials):
                 features = self.embedding.features(curves.points[trials])
                 mean, _ = model.predict(features, trials, np.ones(len(trials)))
                 trials = trials[np.argsort(mean, kind="stable")]
@@ -198,7 +220,7 @@ class _New:
         self._known = tried(history)
         chance = rng.random(self.left) < EXPLORE
         # Those to be explored are asked for together: the sequence goes by the number of the trial.
-        self._wide = method._sobol.suggest(history, int(chance.sum()), rng) if chance.any() else []
+        self._wide = method.explore(history, int(chance.sum()), rng) if chance.any() else []
         self._explore = chance.tolist()
         self._spare = method._sobol, history, 2 * self.left  # of which at most a half are taken in this decision
         embedding = method.embedding
@@ -206,8 +228,10 @@ class _New:
         features = embedding.features(self.points)
         self._scaled = features / model.lengths[model.groups]
         mean, deviation = model.predict(features, np.full(len(features), -1), np.ones(len(features)))
-        # Priors count by a power that fades: Hvarfner et al. 2022, pi-BO, ICLR, equation 6.
-        faded = TRUST / max(len(history.trials), 1)
+        # Priors count by a power that fades: Hvarfner et al. 2022, pi-BO, ICLR, equation 6; with the square of the
+        # trials after `TRUST` of them, so that a wrong prior costs little after ten full trainings.
+        trust = TRUST / max(len(history.trials), 1)
+        faded = trust * min(trust, 1.0)
         self._worth = np.log(improvement(-mean, deviation)) + faded * _liking(method.space, self.points)
         self._open = np.ones(len(self.points), dtype=np.bool_)
 
@@ -238,6 +262,10 @@ class _New:
             return False
         self._known.add(key)
         return True
+
+
+def _without_priors(space: Space) -> Space:
+    return Space({name: replace(part, prior=None) for name, part in space.tuned.items()} | dict(space.fixed))
 
 
 def improvement(margin: Array, deviation: Array) -> Array:
