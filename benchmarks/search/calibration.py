@@ -2,7 +2,7 @@
 
 From each table, a study is made: configurations trained as successive halving would leave them, and others of which
 only the first share of the curve is known. Quantiles of the lowest value of those at their end are predicted, by the
-model of the default method with `rheostat.schedule.forecast` (forecast), by the model alone (process), and by the last
+model of the default method with `benchmarks.search.forecast` (forecast), by the model alone (process), and by the last
 value, a power law for each curve, and deep power laws. Values are as the default method sees them: 0 is the lowest of
 the study, 1 a middling trial's, and what is worse than 1.5 counts as 1.5. No prediction lies above the lowest value
 until now. Trials that diverge later are not asked for. Tables at even positions of a folder were used to choose;
@@ -23,11 +23,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.search.forecast import LEAST, forecast
 from benchmarks.search.tables import Table, read_tables
 from rheostat.schedule.asha import rungs
 from rheostat.schedule.curve_process import CurveProcess, log_time
 from rheostat.schedule.curve_reader import WORST
-from rheostat.schedule.forecast import LEAST, forecast
 from rheostat.schedule.freeze_thaw import FreezeThaw
 from rheostat.types import History, Status, TrialRecord
 

@@ -1,4 +1,4 @@
-"""A study on a table: the clock ticks in epochs, `in_flight` trials train at once, and nothing is computed but decisions."""
+"""A study on a table: the clock ticks in epochs, `in_flight` trials train at once, and decisions alone take time."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 A folder holds `meta.json`, which describes the hyperparameters, and one `.npz` for each task. What kind of table it is
 shows in the names of its arrays, never in its own name.
 
-A method asks for any point of the space; what trains is the nearest configuration of the table that has not been trained
-yet, in the unit cube, and the method is told which one that is, as one who trains a network knows its configuration.
+A method asks for any point of the space; what trains is the nearest configuration of the table, in the unit cube, that
+has not been trained yet, and the method is told which one that is, as one who trains a network knows its configuration.
 """
 
 from __future__ import annotations
@@ -220,12 +220,12 @@ def _family(meta: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
     return parts if isinstance(parts, list) else next(v for k, v in parts.items() if name.startswith(k.rstrip("*")))
 
 
-def _space(described: Sequence[Mapping[str, Any]], X: NDArray[Any]) -> tuple[Space, Array]:
+def _space(described: Sequence[Mapping[str, Any]], rows: NDArray[Any]) -> tuple[Space, Array]:
     """The space, and the rows as points of its unit cube."""
     parts: dict[str, Hyperparameter] = {}
-    points = np.empty(X.shape)
+    points = np.empty(rows.shape)
     for j, hp in enumerate(described):
-        column = X[:, j].astype(float)
+        column = rows[:, j].astype(float)
         if hp["type"] == "ordinal":  # by their order
             part: Hyperparameter = Int(0, len(hp["choices"]) - 1)
         elif hp["type"] == "categorical":

@@ -22,7 +22,7 @@ from rheostat.search.embedding import Embedding
 from rheostat.search.grid import tried
 from rheostat.search.sobol import Sobol
 from rheostat.space import Choice, Space
-from rheostat.types import Assignment, Config, Continue, History, Start
+from rheostat.types import Assignment, Config, Continue, History, Start, Status
 
 FEWEST = 4  # trials with a value, below which there is no model
 MOST_OBSERVED = 300  # points of curves
@@ -32,8 +32,9 @@ WIDE, CLOSE = 100, 60  # new configurations that are weighed: drawn from the spa
 ELITE = 8  # good ones
 EXPLORE = 0.25  # of new configurations are the next of the Sobol sequence, whatever was measured
 STEEP = 1.2  # each stage gets this times the share of the one before
-APART = 0.05  # length scales that new configurations of one decision keep from each other
-TRUST = 10.0  # trials, after which the priors of the space count as much as the model, and then less and less
+HASTE = 1.5  # the same with many in flight, before there was time to train one fully: time is short then, not epochs
+APART = 0.3  # length scales that new configurations of one decision keep from each other
+TRUST = 5.0  # trials, after which the priors of the space count as much as the model, and then less and less
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -42,12 +43,12 @@ Places = NDArray[np.int64]
 class FreezeThaw:
     """Trains many trials a little and some to the end; a process over learning curves says which.
 
-    Training is divided into stages at the `rungs` of ASHA, and every stage gets about the same number of epochs, later
-    ones a little more. A free place goes to the stage that has had least of its share. In the first stage that is a
-    new trial, with the configuration of which the model hopes most, or by a chance of one in four with the next point
-    of a Sobol sequence. In every other stage it is the paused trial that will be best at its end, says the model. At
-    most `trials` are started (None: no limit), after which all stages are given what they still have to get; so the
-    study ends.
+    Training is divided into stages at the `rungs` of ASHA. Every stage gets `STEEP` times the epochs of the one before,
+    and `HASTE` times with many in flight, before one trial could have been trained to the end. A free place goes to the
+    stage that has had least of its share. In the first stage that is a new trial, with the configuration of which the
+    model hopes most, or by a chance of one in four with the next point of a Sobol sequence. In every other stage it is
+    the paused trial that will be best at its end, says the model. At most `trials` are started (None: no limit), after
+    which all stages are given what they still have to get; so the study ends.
 
     Values enter the model as the lowest so far, between the best (0) and a middling trial (1), and what is worse than
     1.5 counts as 1.5: how bad a bad trial is must not matter. One that diverged counts as that.
@@ -65,7 +66,6 @@ class FreezeThaw:
         self.rungs = np.array(rungs(1, max_epochs, 3))
         self.embedding = Embedding(space)
         self._stages = np.diff(self.rungs, prepend=0)  # their epochs
-        self._shares = STEEP ** np.arange(len(self.rungs))
         self._sobol = Sobol(space, seed)
         self._even = Sobol(_without_priors(space), seed) if any(part.prior for part in space.values()) else None
         self._reader = CurveReader(space)
@@ -75,6 +75,9 @@ class FreezeThaw:
             return []
         curves = self._reader.read(history)
         spent = self._spent(curves)
+        in_flight = free + sum(trial.status is Status.TRAINING for trial in history.trials)
+        steep = STEEP if spent.sum() >= (in_flight - 1) * self.max_epochs else HASTE
+        shares = steep ** np.arange(len(self.rungs))
         left = free if self.trials is None else min(free, self.trials - len(history.trials))
         waiting = [Continue(int(i), int(self.rungs[0])) for i in np.flatnonzero(curves.paused & (curves.epochs == 0))]
         found: list[Assignment] = [*waiting[:free]]
@@ -86,7 +89,7 @@ class FreezeThaw:
         thaw = self._thawed(curves, model)
         new = None if model is None else _New(self, history, curves, model, left, rng)
         while len(found) < free:
-            stage = self._stage(spent, new is not None and new.left > 0, thaw)
+            stage = self._stage(spent / shares, self._stages / shares, new is not None and new.left > 0, thaw)
             if stage is None:
                 break
             if new is not None and stage == 0:
@@ -114,13 +117,12 @@ class FreezeThaw:
         spent: Array = np.clip(into, 0, self._stages).sum(axis=0).astype(float)
         return spent
 
-    def _stage(self, spent: Array, starts: bool, thaw: list[list[int]]) -> int | None:
+    def _stage(self, levels: Array, costs: Array, starts: bool, thaw: list[list[int]]) -> int | None:
         """The stage that will have had least of its share; None where there is nothing to do.
 
         When no more trials are started, the others get as much as the first has had, and no more.
         """
-        levels = spent / self._shares
-        for stage in np.argsort(levels + self._stages / self._shares, kind="stable").tolist():
+        for stage in np.argsort(levels + costs, kind="stable").tolist():
             if starts if stage == 0 else thaw[stage] and (starts or levels[stage] < levels[0]):
                 return int(stage)
         return None
@@ -161,7 +163,8 @@ class FreezeThaw:
         observed = Observed(
             self.embedding.features(curves.points[trials]),
             trials,
-            log_time(np.maximum(curves.knots[trials, knots], 1), self.max_epochs),
+            # A trial that diverged has come to its end.
+            log_time(np.where(curves.bad[trials], self.max_epochs, curves.knots[trials, knots]), self.max_epochs),
             scaled[trials, knots],
         )
         fitted = np.arange(len(trials))

@@ -92,7 +92,8 @@ class Line:
     def prior(self, codes: Array) -> Array:
         if self._densities is None:
             return np.ones(len(codes))
-        return np.interp(codes, KNOTS, self._densities)
+        found: Array = np.interp(codes, KNOTS, self._densities)
+        return found
 
     def draw(self, centers: Array, width: float, rng: np.random.Generator) -> Array:
         from scipy.special import ndtri
@@ -102,7 +103,8 @@ class Line:
         return np.clip(drawn, 0.0, 1.0)
 
     def draw_prior(self, n: int, rng: np.random.Generator) -> Array:
-        return np.interp(rng.random(n), KNOTS, self._quantiles)
+        drawn: Array = np.interp(rng.random(n), KNOTS, self._quantiles)
+        return drawn
 
 
 class Cells:
@@ -137,11 +139,13 @@ class Cells:
         return table
 
     def prior(self, codes: Array) -> Array:
-        return self._prior[codes.astype(np.intp)]
+        found: Array = self._prior[codes.astype(np.intp)]
+        return found
 
     def draw(self, centers: Array, width: float, rng: np.random.Generator) -> Array:
         below = np.cumsum(self._table(width), axis=0)[:-1, centers.astype(np.intp)]
-        return np.sum(rng.random(len(centers)) > below, axis=0).astype(float)
+        drawn: Array = np.sum(rng.random(len(centers)) > below, axis=0).astype(float)
+        return drawn
 
     def draw_prior(self, n: int, rng: np.random.Generator) -> Array:
         return np.searchsorted(np.cumsum(self._prior)[:-1], rng.random(n), side="right").astype(float)
@@ -166,7 +170,8 @@ class Categories:
         return np.where(codes[:, None] == centers, 1 - width, width / (self.size - 1))
 
     def prior(self, codes: Array) -> Array:
-        return self._prior[codes.astype(np.intp)]
+        found: Array = self._prior[codes.astype(np.intp)]
+        return found
 
     def draw(self, centers: Array, width: float, rng: np.random.Generator) -> Array:
         if self.size == 1:

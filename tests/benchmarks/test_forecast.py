@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.search.forecast import LEAST, Forecast, _without, forecast
 from rheostat.schedule.curve_process import CurveProcess, Observed, log_time
-from rheostat.schedule.forecast import LEAST, Forecast, _without, forecast
 
 LEVELS = np.array([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95])
 

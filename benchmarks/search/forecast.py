@@ -91,7 +91,8 @@ def _learnt(process: CurveProcess, curves: dict[int, Places]) -> tuple[Array, Ar
     """Of the coefficients, the inverse precision by the error's variance, and the mean; the error's spread, freedom."""
     values, times = process.observed.values, process.observed.times
     worst = float(values.max())
-    inputs, falls, weights = [np.zeros(len(PRIOR))], [0.0], [0.0]  # of weight 0, for histories of single points
+    inputs: list[Array] = [np.zeros(len(PRIOR))]
+    falls, weights = [0.0], [0.0]  # of weight 0, for histories of single points
     for places in curves.values():
         for begun in range(1, len(places)):
             end, current = places[-1], values[places[begun - 1]]
