@@ -33,8 +33,10 @@ class TrialResult:
     reports: Sequence[Report] = field(default=(), repr=False)
 
     def curve(self, metric: str) -> list[float]:
-        """A metric after epochs 1, 2, ...; NaN where it was not reported."""
-        return [report.metrics.get(metric, math.nan) for report in self.reports if report.epoch_end]
+        """A metric after epochs 1, 2, ...; NaN where it was not reported, as before a trial that began as a copy."""
+        ends = [report for report in self.reports if report.epoch_end]
+        before = [math.nan] * (ends[0].epoch - 1 if ends else 0)
+        return before + [report.metrics.get(metric, math.nan) for report in ends]
 
 
 def results(rows: Iterable[TrialRow], reports: Iterable[Report], metric: str, direction: str) -> list[TrialResult]:

@@ -33,6 +33,6 @@ def make_peer(name: str, setting: Setting) -> Asked:
         module = import_module(f"benchmarks.search.peers.{PEERS[name]}")
     except ModuleNotFoundError as error:
         raise SettingError(
-            f"{name} needs the package {error.name!r}, which is not installed: pip install 'rheostat[bench]'."
+            f"{name} needs the package {error.name!r}, which is not installed: pip install 'rheostat[peers]'."
         ) from error
     return Asked(module.make(name, setting), setting.space)
