@@ -174,20 +174,21 @@ def imagined(base: Posterior, y: Array, waiting: Array, luck: Array) -> Acquisit
 def targets(values: Array, epochs: NDArray[np.int64]) -> Array:
     """What the process is fitted to, of values in order from the best, infinity where diverged: mean 0, variance 1.
 
-    The better half of the trials, of those that were trained furthest, keep their values. The others get the quantile
-    of their rank under the normal distribution of which these are the better half (Song et al. 2024, section 4.1):
-    values without bounds, as of networks that diverge, would leave no room for the differences that matter.
+    The better half of the trials, of those that were trained furthest, keep their values. No other is further from
+    them than the quantile of its rank under the normal distribution of which they are the better half, since values
+    without bounds, as of networks that diverge, would leave no room for the differences that matter; and trials that
+    were stopped early lie there. (Song et al. 2024, section 4.1, where all others do.)
     """
     from scipy.special import ndtri
 
     n = len(values)
     full = int(np.sum((epochs == epochs[0]) & np.isfinite(values)))
     kept = min((n + 1) // 2, full)
-    gaps = values[:kept] / max(np.abs(values[:kept]).max(), 1e-300)  # of any size, so that no square is too large
-    gaps -= gaps[-1]
-    deviation = math.sqrt(np.mean(gaps**2)) or 1.0
-    ranks = np.arange(1, n - kept + 1) / (n - kept + 1)
-    warped = np.append(gaps / deviation, ndtri(0.5 + 0.5 * ranks))
+    gaps = values[:full] / max(np.abs(values[:full]).max(), 1e-300)  # of any size, so that no square is too large
+    gaps -= gaps[kept - 1]
+    gaps /= math.sqrt(np.mean(gaps[:kept] ** 2)) or 1.0
+    warped = np.append(gaps[:kept], ndtri(0.5 + 0.5 * np.arange(1, n - kept + 1) / (n - kept + 1)))
+    warped[kept:full] = np.minimum(warped[kept:full], gaps[kept:])
     bad = np.isinf(values)
     if bad.any():
         warped[bad] = warped[bad].mean()
