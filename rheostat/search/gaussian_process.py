@@ -18,7 +18,7 @@ Array = NDArray[np.float64]
 JITTER = 1e-8  # added to the noise, for the Cholesky factor
 LEAST_VARIANCE = 1e-10
 MOST_STEPS, TOLERANCE = 40, 1e-6  # of the optimiser; the tolerance is relative to the loss
-NOISE = (-4.0, 1.0)  # mean and standard deviation of the logarithm of the noise's variance
+NOISE = (-6.0, 1.5)  # mean and standard deviation of the logarithm of the noise's variance
 SIGNAL = (0.0, 1.0)  # and of the signal's: targets have variance 1
 SQRT5 = math.sqrt(5)
 

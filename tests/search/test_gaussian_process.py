@@ -80,7 +80,7 @@ def test_the_fit_is_the_mode_of_the_posterior() -> None:
     def loss(logs: np.ndarray) -> float:
         kernel = kernel_of(logs, np.arange(3))
         prior = np.sum((logs[:3] - math.sqrt(2) - 0.5 * math.log(3)) ** 2 / 6)
-        return -log_likelihood(kernel, features, targets)[0] + prior + logs[3] ** 2 / 2 + (logs[4] + 4) ** 2 / 2
+        return -log_likelihood(kernel, features, targets)[0] + prior + logs[3] ** 2 / 2 + (logs[4] + 6) ** 2 / 4.5
 
     logs = np.log([*fitted.lengths, fitted.signal, fitted.noise])
     rng = np.random.default_rng(0)
