@@ -39,6 +39,9 @@ class Config(Mapping[str, Any]):
         except KeyError:
             raise KeyError(unknown("hyperparameter", name, self._values)) from None
 
+    def __contains__(self, name: object) -> bool:  # Mapping's own would write the error message of a missing name
+        return name in self._values
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # protocols such as copy and pickle ask for these
             raise AttributeError(name)
