@@ -86,6 +86,8 @@ def test_a_study_survives_kill_9_of_anything_at_any_moment(tmp_path: Path, sched
             if victims and chance.random() < 0.6:
                 kill(chance.choice(victims).pid)
                 kills["worker"] += 1
+            elif kills["main"] > kills["worker"] + 4:  # on a slow machine workers get no time to begin
+                continue
             elif recorded(killed) or chance.random() < 0.2:  # let a new one begin its work, now and then not
                 kill(process.pid)
                 process.wait()
