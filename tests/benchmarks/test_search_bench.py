@@ -380,7 +380,7 @@ def test_methods_have_names() -> None:
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PEERS, "gone", "gone")  # type: ignore[arg-type]
-    with pytest.raises(SettingError, match=r"rheostat\[bench\]"):
+    with pytest.raises(SettingError, match=r"rheostat\[peers\]"):
         make_peer("gone", setting(ABC))
 
 
