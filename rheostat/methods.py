@@ -26,7 +26,6 @@ from rheostat.space import Space
 
 AUTO = "auto"
 BOTH = "freeze-thaw"  # decides what is trained, and how long
-DEFAULT_SEARCH = DEFAULT_SCHEDULE = BOTH
 OPTUNA = "optuna:"
 
 

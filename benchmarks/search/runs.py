@@ -22,7 +22,7 @@ from benchmarks.search.peers.registry import PEERS, make_peer
 from benchmarks.search.replay import Method, Ours, replay
 from benchmarks.search.tables import Table, read_tables
 from rheostat.errors import SettingError, unknown
-from rheostat.methods import DEFAULT_SCHEDULE, DEFAULT_SEARCH, SCHEDULERS, make_scheduler
+from rheostat.methods import AUTO, BOTH, SCHEDULERS, make_scheduler
 from rheostat.schedule.base import Scheduler
 from rheostat.space import Float, Space
 
@@ -47,7 +47,7 @@ class Run:
 
 def check_method(name: str) -> None:
     """Raises SettingError for a name that `make_method` does not know."""
-    known = ["default", TWICE, *PEERS, DEFAULT_SCHEDULE, *SCHEDULERS]
+    known = ["default", TWICE, *PEERS, BOTH, *SCHEDULERS]
     if "+" not in name and name not in known:
         raise SettingError(unknown("method", name, [*known, "SEARCH+SCHEDULE"]))
     if name not in (TWICE, *PEERS):
@@ -64,11 +64,8 @@ def make_method(name: str, setting: Setting) -> Method:
 def _scheduler(name: str, setting: Setting) -> Scheduler:
     """Ours: `default`, SEARCH+SCHEDULE, or a schedule alone, with Sobol points if it does not go with the default."""
     search, plus, schedule = name.rpartition("+")
-    if name == "default":
-        schedule = DEFAULT_SCHEDULE
-    if not plus:
-        search = DEFAULT_SEARCH if schedule == DEFAULT_SCHEDULE else "sobol"
-    return make_scheduler(search, schedule, setting.space, setting.seed, None, setting.max_epochs)
+    schedule = AUTO if name == "default" else schedule
+    return make_scheduler(search if plus else AUTO, schedule, setting.space, setting.seed, None, setting.max_epochs)
 
 
 def rows_of(run: Run, budgets: Sequence[float]) -> list[dict[str, str | float]]:

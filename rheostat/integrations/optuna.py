@@ -16,7 +16,7 @@ from optuna.search_space import intersection_search_space
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from rheostat.methods import DEFAULT_SEARCH, make_searcher
+from rheostat.methods import BOTH, make_searcher
 from rheostat.space import Choice, Float, Hyperparameter, Int, Space
 from rheostat.types import Config, History, Scalar, Status, TrialRecord, derive_seed
 
@@ -45,7 +45,7 @@ class RheostatSampler(BaseSampler):
     objectives.
     """
 
-    def __init__(self, search: str = DEFAULT_SEARCH, *, seed: int | None = None) -> None:
+    def __init__(self, search: str = BOTH, *, seed: int | None = None) -> None:
         make_searcher(search, Space(x=Float(0.0, 1.0)), 0)  # so that a mistyped name is told at once
         self.search = search
         self.seed = int(np.random.default_rng().integers(2**63)) if seed is None else seed

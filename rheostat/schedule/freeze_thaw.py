@@ -87,12 +87,14 @@ class FreezeThaw:
             if found:
                 return found
         thaw = self._thawed(curves, model)
-        new = None if model is None else _New(self, history, curves, model, left, rng)
+        new: _New | None = None  # made where one is wanted: most decisions only thaw
         while len(found) < free:
-            stage = self._stage(spent / shares, self._stages / shares, new is not None and new.left > 0, thaw)
+            starts = model is not None and (new.left if new else left) > 0
+            stage = self._stage(spent / shares, self._stages / shares, starts, thaw)
             if stage is None:
                 break
-            if new is not None and stage == 0:
+            if model is not None and stage == 0:
+                new = new or _New(self, history, curves, model, left, rng)
                 config = new.take()
                 if config is not None:
                     found.append(Start(config, int(self.rungs[0])))
@@ -217,7 +219,7 @@ class _New:
         n: int,
         rng: np.random.Generator,
     ) -> None:
-        self.left = max(n, 0)
+        self.left = n
         self.rng = rng
         self._space = method.space
         self._known = tried(history)

@@ -23,7 +23,7 @@ from optuna.trial import TrialState, create_trial  # noqa: E402
 
 from rheostat.errors import SettingError  # noqa: E402
 from rheostat.integrations.optuna import RheostatSampler, history_of, space_of  # noqa: E402
-from rheostat.methods import DEFAULT_SEARCH  # noqa: E402
+from rheostat.methods import BOTH  # noqa: E402
 from rheostat.search.sobol import Sobol  # noqa: E402
 from rheostat.space import Choice, Float, Int, Space  # noqa: E402
 from rheostat.types import Config, History, Status, derive_seed  # noqa: E402
@@ -224,4 +224,4 @@ def test_a_finite_space_that_is_used_up_is_drawn_from_again() -> None:
 def test_names() -> None:
     with pytest.raises(SettingError, match="Did you mean 'sobol'"):
         RheostatSampler("sobl")
-    assert RheostatSampler().search == DEFAULT_SEARCH
+    assert RheostatSampler().search == BOTH
