@@ -6,6 +6,7 @@ import contextlib
 import io
 import signal
 import sys
+import termios
 import textwrap
 import threading
 import time
@@ -260,6 +261,9 @@ def spawn(code, width=80):
     arguments = ["-c", textwrap.dedent(code)]
     child = pexpect.spawn(sys.executable, arguments, dimensions=(30, width), env=env, timeout=30)
     child.logfile_read = io.BytesIO()
+    modes = termios.tcgetattr(child.child_fd)
+    modes[3] |= termios.NOFLSH  # else Ctrl-C throws away what was written and not yet read here, half a block with it
+    termios.tcsetattr(child.child_fd, termios.TCSANOW, modes)
     return child
 
 
