@@ -65,10 +65,11 @@ class CurveReader:
         self._grow(64)
 
     def read(self, history: History) -> Curves:
-        trials, old = history.trials, self._trials
+        trials = history.trials
         n = len(trials)
         if n > self._room:
             self._grow(2 * n)
+        old = self._trials
         for i, trial in enumerate(trials):
             if i >= len(old) or old[i] is not trial:
                 self._take(i, trial, i < len(old) and old[i].config is trial.config)
