@@ -11,6 +11,7 @@ Float(low=1e-05, high=0.1, log=True, step=None, prior=Prior(value=0.001, sure=0.
 from __future__ import annotations
 
 import difflib
+import re
 import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -198,6 +199,58 @@ def default_space(
         fitting = [size for size in sizes.values if 8 * size <= examples]
         known["batch_size"] = replace(sizes, values=fitting) if len(fitting) > 1 else min(32, examples)
     return Space({**known, "optimizer": "adamw"})
+
+
+def informed(space: Space) -> Space:
+    """The space, with the catalogue's prior on every part that has none and whose name says what it is.
+
+    Names are read as people write them: `model.maxUnits`, `dropout_2`, `train_batch_size`, `one_minus_beta1`. A prior
+    is only taken over where the catalogue's value is one of the part's, so not where a range holds codes or exponents.
+
+    >>> informed(Space(learning_rate=Float(1e-5, 1.0, log=True), gate=Float(0.0, 1.0)))["learning_rate"].prior
+    Prior(value=0.01, sure=0.35)
+    """
+    parts = {
+        name: part if part.prior is not None else replace(part, prior=_expected(name, part))
+        for name, part in space.tuned.items()
+    }
+    return Space({**parts, **space.fixed})
+
+
+def _expected(name: str, part: Hyperparameter) -> Prior | None:
+    """The catalogue's prior for a part under a name of the user's."""
+    words = re.sub(r"\W+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)).lower()
+    plain = words.removeprefix("one_minus_")
+    entry = _recognised(plain)
+    if entry is None or entry.range.prior is None:
+        return None
+    value = entry.range.prior.value
+    if plain != words:
+        value = round(1.0 - value, 12) if isinstance(value, float) else None
+    if isinstance(part, Choice):
+        value = next((v for v in part.values if type(v) is type(value) and str(v).lower() == str(value)), None)
+        fits = value is not None
+    else:
+        same_kind = isinstance(part, Float) == isinstance(entry.range, Float)
+        fits = same_kind and isinstance(value, int | float) and part.low <= value <= part.high
+    return replace(entry.range.prior, value=value) if fits else None
+
+
+def _recognised(words: str) -> Entry | None:
+    """The entry that a name, or its end, stands for: `units` for `max_units_2`.
+
+    Of ends only those count that can hardly mean something else: canonical names, and aliases of several words.
+    """
+    known, entries = _lookup(), _catalogue()
+    for whole in (words, re.sub(r"_?\d+$", "", words)):
+        if whole in known:
+            return entries[known[whole]]
+        parts = whole.split("_")
+        for first in range(1, len(parts)):
+            for end in ("_".join(parts[first:]), "".join(parts[first:])):
+                if end in known and (end in entries or "_" in end) and known[end] not in LATER:
+                    return entries[known[end]]
+    return None
 
 
 def explain(name: str) -> str:

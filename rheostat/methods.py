@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from rheostat.errors import SettingError, unknown
+from rheostat.hyperparameters import informed
 from rheostat.schedule.asha import ASHA
 from rheostat.schedule.base import Scheduler
 from rheostat.schedule.fifo import FIFO
@@ -36,7 +37,7 @@ def _cma_es(space: Space, seed: int) -> Searcher:
 
 
 SEARCHERS: Mapping[str, Callable[[Space, int], Searcher]] = {
-    BOTH: lambda space, seed: FreezeThaw(space, None, 1, seed),
+    BOTH: lambda space, seed: FreezeThaw(informed(space), None, 1, seed),
     "tpe": TPE,
     "gp": GP,
     "bohb": lambda space, seed: BOHB(space),
@@ -96,7 +97,7 @@ def make_scheduler(
                 f"search={search!r} is not allowed with schedule={BOTH!r}, which chooses configurations itself: "
                 f"leave out one of them, or use schedule='asha'."
             )
-        return FreezeThaw(space, trials, max_epochs, seed)
+        return FreezeThaw(informed(space), trials, max_epochs, seed)
     if schedule not in SCHEDULERS:
         raise SettingError(unknown("schedule", schedule, [AUTO, BOTH, *SCHEDULERS]))
     return SCHEDULERS[schedule](space, make_searcher(search, space, seed), trials, max_epochs)

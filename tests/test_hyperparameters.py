@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,16 @@ from rheostat.hyperparameters import (
     explain,
     get,
     index,
+    informed,
     names,
     space,
 )
 from rheostat.space import Choice, Float, Int, Prior, Space
 from rheostat.train import optimizers, rates
+from tests.spaces import choices, floats, ints
 
 ALL = names()
+USUAL = [alias for name in ALL for alias in (name, *get(name).aliases)]
 MLP = ("layers", "units", "activation", "dropout", "norm", "init", "residual")
 
 # The names that configurations are read by elsewhere; renaming one breaks them.
@@ -439,3 +443,63 @@ def test_defaults_of_training_lie_in_the_ranges(optimizer: str) -> None:
     for name, value in optimizers.OPTIMIZERS[optimizer].defaults.items():
         if value != 0:  # zero switches it off
             get(name).part(optimizer=optimizer).check(name, value)
+
+
+# -- what is known of a space of the user's ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "value"),
+    [
+        ("learning_rate", Float(1e-5, 1.0, log=True), 0.01),
+        ("optimizer.lr", Float(1e-5, 1.0, log=True), 0.01),
+        ("maxUnits", Int(16, 1024, log=True), 256),
+        ("n_units_2", Int(16, 1024, log=True), 256),
+        ("train_batch_size", Choice([16, 32, 64]), 32),
+        ("cls_drop_out", Float(0.0, 0.3), 0.1),
+        ("beta1", Float(0.5, 0.99), 0.9),
+        ("one_minus_beta1", Float(1e-4, 1.0, log=True), 0.1),
+        ("optimizer", Choice(["SGD", "AdamW"]), "AdamW"),
+    ],
+)
+def test_a_name_that_says_what_it_is_brings_the_prior_of_the_catalogue(name, part, value):
+    prior = informed(Space({name: part}))[name].prior
+    assert prior.value == value and type(prior.value) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("x", Float(0.0, 1.0)),
+        ("learning_rate", Int(0, 5)),  # codes
+        ("lr", Float(-5.0, -1.0)),  # exponents
+        ("lr", Float(1e-6, 1e-4, log=True)),  # the likely value is not in it
+        ("lr_init", Float(1e-5, 2.0, log=True)),  # not the gain of initial weights
+        ("bias_decay", Float(1e-5, 1e-2, log=True)),  # decay alone may be anything
+        ("optimizer", Choice(["rmsprop", "lion"])),
+        ("bidirectional", Choice([0, 1])),  # numbers, no truth values
+        ("epochs", Int(5, 300)),  # nothing is known of it
+    ],
+)
+def test_a_name_that_may_mean_something_else_brings_none(name, part):
+    assert informed(Space({name: part}))[name].prior is None
+
+
+def test_what_the_user_believes_is_kept_and_so_is_all_else():
+    space = Space(
+        optimizer=Choice(["sgd", "adam"]),
+        lr=Float(1e-5, 1.0, log=True, prior=Prior(0.3, 0.9)),
+        momentum=Float(0.0, 0.99, when={"optimizer": "sgd"}),
+        layers=2,
+    )
+    found = informed(space)
+    assert found["lr"] == space["lr"] and found.fixed == space.fixed and list(found) == list(space)
+    assert found["momentum"] == Float(0.0, 0.99, prior=Prior(0.9, 0.6), when={"optimizer": "sgd"})
+
+
+@given(st.dictionaries(st.sampled_from(USUAL), floats() | ints() | choices(), min_size=1, max_size=6).map(Space))
+def test_priors_of_the_catalogue_change_no_range(space):
+    found = informed(space)
+    assert {n: replace(p, prior=None) for n, p in found.tuned.items()} == {
+        n: replace(p, prior=None) for n, p in space.tuned.items()
+    }

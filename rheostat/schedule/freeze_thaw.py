@@ -22,19 +22,19 @@ from rheostat.search.embedding import Embedding
 from rheostat.search.grid import tried
 from rheostat.search.sobol import Sobol
 from rheostat.space import Choice, Space
-from rheostat.types import Assignment, Config, Continue, History, Start, Status
+from rheostat.types import Assignment, Config, Continue, History, Start
 
 FEWEST = 4  # trials with a value, below which there is no model
-MOST_OBSERVED = 300  # points of curves
-MOST_FITTED = 70  # of them, by which the hyperparameters are learnt
+MOST_OBSERVED = 500  # points of curves
+MOST_FITTED = 120  # of them, by which the hyperparameters are learnt
 MOST_PAUSED = 40  # trials of each stage that are weighed
 WIDE, CLOSE = 100, 60  # new configurations that are weighed: drawn from the space, and near good ones
 ELITE = 8  # good ones
 EXPLORE = 0.25  # of new configurations are the next of the Sobol sequence, whatever was measured
 STEEP = 1.2  # each stage gets this times the share of the one before
-HASTE = 1.5  # the same with many in flight, before there was time to train one fully: time is short then, not epochs
 APART = 0.3  # length scales that new configurations of one decision keep from each other
-TRUST = 5.0  # trials, after which the priors of the space count as much as the model, and then less and less
+MARGIN = 0.05  # by which a trial is to become better than the best, to be worth thawing
+TRUST = 3.0  # trials, after which the priors of the space count as much as the model, and then less and less
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -43,12 +43,13 @@ Places = NDArray[np.int64]
 class FreezeThaw:
     """Trains many trials a little and some to the end; a process over learning curves says which.
 
-    Training is divided into stages at the `rungs` of ASHA. Every stage gets `STEEP` times the epochs of the one before,
-    and `HASTE` times with many in flight, before one trial could have been trained to the end. A free place goes to the
-    stage that has had least of its share. In the first stage that is a new trial, with the configuration of which the
-    model hopes most, or by a chance of one in four with the next point of a Sobol sequence. In every other stage it is
-    the paused trial that will be best at its end, says the model. At most `trials` are started (None: no limit), after
-    which all stages are given what they still have to get; so the study ends.
+    Training is divided into stages at the `rungs` of ASHA. Every stage gets `STEEP` times the epochs of the one before.
+    A free place goes to the stage that has had least of its share. In the first stage that is a new trial, with the
+    configuration of which the model hopes most, or by a chance of one in four with the next point of a Sobol sequence.
+    In every other stage it is the paused trial of which the model hopes most. At most `trials` are started (None: no
+    limit), after which all stages are given what they still have to get; so the study ends.
+
+    To hope is to expect improvement on the best value so far, at the end of the trial.
 
     Values enter the model as the lowest so far, between the best (0) and a middling trial (1), and what is worse than
     1.5 counts as 1.5: how bad a bad trial is must not matter. One that diverged counts as that.
@@ -75,9 +76,7 @@ class FreezeThaw:
             return []
         curves = self._reader.read(history)
         spent = self._spent(curves)
-        in_flight = free + sum(trial.status is Status.TRAINING for trial in history.trials)
-        steep = STEEP if spent.sum() >= (in_flight - 1) * self.max_epochs else HASTE
-        shares = steep ** np.arange(len(self.rungs))
+        shares = STEEP ** np.arange(len(self.rungs))
         left = free if self.trials is None else min(free, self.trials - len(history.trials))
         waiting = [Continue(int(i), int(self.rungs[0])) for i in np.flatnonzero(curves.paused & (curves.epochs == 0))]
         found: list[Assignment] = [*waiting[:free]]
@@ -140,7 +139,7 @@ class FreezeThaw:
         return [Start(config, int(self.rungs[0])) for config in configs]
 
     def explore(self, history: History, n: int, rng: np.random.Generator) -> list[Config]:
-        """The next points of the sequence: bent by the priors at first, then more and more seldom.
+        """The next points of the sequence: half of them bent by the priors at first, then more and more seldom.
 
         Who explored only where a wrong prior points would not learn that it is wrong. Fewer than `n` where both kinds
         of points meet in a finite space; none only where it is used up.
@@ -149,8 +148,8 @@ class FreezeThaw:
         if self._even is None:
             return bent
         even = self._even.suggest(history, n, rng)
-        many = len(history.trials)
-        follow = rng.random(len(bent)) < TRUST / (TRUST + np.arange(many, many + len(bent)))
+        measured = sum(trial.epochs > 0 for trial in history.trials)
+        follow = rng.random(len(bent)) < min(TRUST / (TRUST + measured), 0.5)
         chosen = [one if bends else other for one, other, bends in zip(bent, even, follow.tolist(), strict=True)]
         return list(dict.fromkeys(chosen))
 
@@ -189,7 +188,7 @@ class FreezeThaw:
         return order[rows], knots
 
     def _thawed(self, curves: Curves, model: CurveProcess | None) -> list[list[int]]:
-        """For each stage, the paused trials that could enter it, best first by their expected end.
+        """For each stage, the paused trials that could enter it, best first by their expected improvement.
 
         Without a model, where no more trials are started than are too few for one, by their lowest value.
         """
@@ -201,8 +200,8 @@ class FreezeThaw:
             trials = trials[np.argsort(curves.lowest[trials], kind="stable")[:MOST_PAUSED]]
             if model is not None and len(trials):
                 features = self.embedding.features(curves.points[trials])
-                mean, _ = model.predict(features, trials, np.ones(len(trials)))
-                trials = trials[np.argsort(mean, kind="stable")]
+                mean, deviation = model.predict(features, trials, np.ones(len(trials)))
+                trials = trials[np.argsort(-improvement(-MARGIN - mean, deviation), kind="stable")]
             found.append(trials.tolist())
         return found
 
