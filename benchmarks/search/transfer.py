@@ -27,9 +27,10 @@ import numpy as np
 from benchmarks.search.replay import Ours, replay
 from benchmarks.search.runs import read_rows
 from benchmarks.search.tables import Table, read_tables
+from rheostat.methods import AUTO, make_scheduler
 from rheostat.schedule.base import Scheduler
-from rheostat.schedule.freeze_thaw import FreezeThaw
 from rheostat.search.transfer import Earlier, learn
+from rheostat.space import Space
 from rheostat.types import Assignment, Config, History, Start, Status, TrialRecord
 
 BUDGETS = (0.5, 1, 2, 5, 10, 20)
@@ -59,11 +60,16 @@ class Led:
         return found
 
 
+def default(table: Table, space: Space, seed: int) -> Scheduler:
+    """The default method, on a space that may have priors."""
+    return make_scheduler(AUTO, AUTO, space, seed, None, table.max_epochs)
+
+
 def earlier(table: Table, folder: Path) -> Earlier:
     """The default's study of a table, run once and kept."""
     file = folder / f"{table.benchmark}-{table.name}.json"
     if not file.exists():
-        method = Ours(FreezeThaw(table.space, None, table.max_epochs, EARLIER_SEED), EARLIER_SEED)
+        method = Ours(default(table, table.space, EARLIER_SEED), EARLIER_SEED)
         replay(table, method, 1, EARLIER_BUDGET)
         folder.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps([[dict(t.config), str(t.status), t.values] for t in method.trials]))
@@ -112,7 +118,7 @@ def regrets(table: Table, known: Sequence[Earlier], seed: int, budget: float, op
     lessons = learn(table.space, known) if known else None
     space = lessons.space if lessons and options.priors else table.space
     first = lessons.first[: options.first] if lessons else ()
-    method = Led(FreezeThaw(space, None, table.max_epochs, seed), first, table.max_epochs if options.whole else None)
+    method = Led(default(table, space, seed), first, table.max_epochs if options.whole else None)
     found = replay(table, Ours(method, seed), 1, budget)
     lowest = [found.at(b * table.full_training) for b in BUDGETS if b <= budget]
     return [min(table.regret(value), 1.0) if math.isfinite(value) else 1.0 for value in lowest]
