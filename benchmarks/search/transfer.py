@@ -115,9 +115,9 @@ class Options:
 
 def regrets(table: Table, known: Sequence[Earlier], seed: int, budget: float, options: Options) -> list[float]:
     """At each of the budgets, at most 1. Without earlier studies, those of the default."""
-    lessons = learn(table.space, known) if known else None
+    lessons = learn(table.space, known, options.first) if known else None
     space = lessons.space if lessons and options.priors else table.space
-    first = lessons.first[: options.first] if lessons else ()
+    first = lessons.first if lessons else ()
     method = Led(default(table, space, seed), first, table.max_epochs if options.whole else None)
     found = replay(table, Ours(method, seed), 1, budget)
     lowest = [found.at(b * table.full_training) for b in BUDGETS if b <= budget]
