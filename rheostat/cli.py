@@ -69,6 +69,10 @@ def tune(
         int | None, typer.Option(help="The most that a trial may train [default: what suits the data]")
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop after this time; run again to go on.")] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help="Another objective: parameters, or examples_per_second=maximize")
+    ] = None,
+    limit: Annotated[list[str] | None, typer.Option(help="What a trial must keep: 'parameters <= 50000'")] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes configurations, weights and batches [default: 0]")] = None,
     space: Annotated[Path | None, typer.Option(help="A TOML file with the space to search.")] = None,
     set_: Fixed = None,
@@ -102,6 +106,8 @@ def tune(
         trials=trials,
         epochs=epochs,
         minutes=minutes,
+        also=None if also is None else dict(commands.objective(words) for words in also),
+        limits=limit,
         seed=seed,
         search=search,
         schedule=schedule,

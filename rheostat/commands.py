@@ -14,13 +14,13 @@ from typing import Any
 
 from rheostat.analysis.advice import Advice, advise
 from rheostat.errors import RheostatError, SpaceError, StudyError, unknown
-from rheostat.results import TrialResult
+from rheostat.results import TrialResult, measured
 from rheostat.show import text
 from rheostat.show.console import make_console
 from rheostat.space import Choice, Float, Hyperparameter, Int, Space, part_from_description
 from rheostat.study import Study, storage_url
 from rheostat.targets import Target, load_target
-from rheostat.train.task import evaluate, pick_device
+from rheostat.train.task import MAXIMISED, evaluate, pick_device
 from rheostat.tuning import tune as tune_task
 from rheostat.types import Report, Scalar, Status, TrialRecord
 
@@ -79,6 +79,12 @@ def tune(
     _conclude(study, loaded, as_json, time.monotonic() - started, storage)
 
 
+def objective(words: str) -> tuple[str, str]:
+    """A metric and its direction: `parameters`, `val_accuracy`, `examples_per_second=maximize`."""
+    name, _, direction = words.partition("=")
+    return name, direction or ("maximize" if name in MAXIMISED else "minimize")
+
+
 def resume(study: Study) -> None:
     """Go on with a study that no process runs, as it was begun."""
     target, settings = dict(study.record.target), dict(study.record.settings)
@@ -115,6 +121,7 @@ def _conclude(study: Study, target: Target, as_json: bool, seconds: float, stora
                     "config": dict(best.config),
                 },
                 "test": test,
+                **_goals_json(study),
                 "trials": dict(counts),
                 "epochs": sum(trial.epochs for trial in trials),
                 "seconds": round(seconds, 3),
@@ -123,6 +130,10 @@ def _conclude(study: Study, target: Target, as_json: bool, seconds: float, stora
         )
         return
     show_best(study, False, storage)
+    if study.goals.also:
+        sign = -1 if study.direction == "maximize" else 1
+        text.show("\nfront     no other trial is better in one objective and as good in the others")
+        text.show(text.front_table(_records(trials, study), study.metric, sign, study.goals))
     held_out = f"{study.metric.removeprefix('val_')} {text.number(test)}" if test is not None else ""
     not_measured = "not measured (give --test FILE): a best validation value is optimistic"
     lines = [f"\nheld out  {held_out or not_measured}", *(f"try next  {a.text}" for a in advice)]
@@ -130,6 +141,25 @@ def _conclude(study: Study, target: Target, as_json: bool, seconds: float, stora
         lines.append("go on     stopped before the end: run the same command again, and nothing is trained twice")
     lines.append(f"more      rheostat show {study.name} {best.number} · rheostat trials {study.name}")
     text.show("\n".join(lines))
+
+
+def _goals_json(study: Study) -> dict[str, Any]:
+    """The goals and the front; nothing for a study of one objective without limits."""
+    if not study.goals:
+        return {}
+    described: dict[str, Any] = study.goals.describe()
+    if study.goals.also:
+        names = [study.metric, *(name for name, _ in study.goals.also)]
+        described["front"] = [
+            {
+                "trial": trial.number,
+                "values": {name: trial.also.get(name, trial.value) for name in names},
+                "epoch": trial.epoch,
+                "config": dict(trial.config),
+            }
+            for trial in study.front()
+        ]
+    return described
 
 
 def _continuing(name: str, storage: str | None, trials: int) -> list[str]:
@@ -161,18 +191,24 @@ def _advice(study: Study, trials: Sequence[TrialResult], validation_size: int | 
 
 
 def _records(trials: Sequence[TrialResult], study: Study) -> list[TrialRecord]:
+    return [_record(trial, study) for trial in trials]
+
+
+def _record(trial: TrialResult, study: Study) -> TrialRecord:
     sign = -1 if study.direction == "maximize" else 1
-    return [
-        TrialRecord(
-            t.number,
-            t.config,
-            t.status,
-            tuple(sign * value for value in t.curve(study.metric)),
-            t.epochs,
-            t.reason,
-        )
-        for t in trials
-    ]
+    values = tuple(sign * value for value in trial.curve(study.metric))
+    known = measured((report for report in trial.reports if report.epoch_end), study.goals) if study.goals else []
+    known = [{}] * (len(values) - len(known)) + known if known else []
+    return TrialRecord(
+        trial.number,
+        trial.config,
+        trial.status,
+        values,
+        trial.epochs,
+        trial.reason,
+        also=tuple(map(study.goals.also_of, known)),
+        excess=tuple(map(study.goals.excess_of, known)),
+    )
 
 
 def _failures(trials: Sequence[TrialResult]) -> str:
@@ -200,7 +236,7 @@ def list_trials(study: Study, as_json: bool) -> None:
         print_json([trial_json(trial) for trial in study.trials])
         return
     sign = -1 if study.direction == "maximize" else 1
-    text.show(text.trials_table(_records(study.trials, study), study.metric, sign))
+    text.show(text.trials_table(_records(study.trials, study), study.metric, sign, goals=study.goals))
 
 
 def show_study(study: Study, as_json: bool) -> None:
@@ -223,6 +259,7 @@ def show_study(study: Study, as_json: bool) -> None:
                     "git_commit": record.environment.git_commit,
                     "data_fingerprint": record.environment.data_fingerprint,
                 },
+                **_goals_json(study),
                 "trials": dict(counts),
                 "events": [
                     {"time": at, "kind": notice.kind, "trial": notice.trial, "message": notice.message}
@@ -232,6 +269,10 @@ def show_study(study: Study, as_json: bool) -> None:
         )
         return
     print(f"{study.name}  {study.direction} {study.metric}  seed {study.seed}  {dict(counts)}")
+    for name, direction in study.goals.also:
+        print(f"  {'also':<16} {direction} {name}")
+    for limit in study.goals.limits:
+        print(f"  {'limit':<16} {limit}")
     for name, part in study.space.describe().items():
         print(f"  {name:<16} {text.part(part)}")
     for at, notice in study.records.events(study.record)[-10:]:
@@ -269,8 +310,8 @@ def show_trial(study: Study, number: int, as_json: bool) -> None:
         return
     value = "none" if chosen.value is None else f"{text.number(chosen.value)} at epoch {chosen.epoch}"
     print(f"trial {number} of {study.name}: {chosen.status}, {chosen.epochs} epochs, {study.metric} {value}")
-    if chosen.reason:
-        print(f"  {chosen.reason}")
+    for words in filter(None, (chosen.reason, *chosen.broken)):
+        print(f"  {words}")
     for name in sorted(chosen.config):
         print(f"  {name} = {chosen.config[name]!r}")
     text.show(text.reports_table(chosen.reports))
@@ -411,6 +452,7 @@ def trial_json(trial: TrialResult) -> dict[str, Any]:
         "value": trial.value,
         "epoch": trial.epoch,
         "seconds": round(trial.seconds, 3),
+        **({"also": dict(trial.also), "broken": list(trial.broken)} if trial.also else {}),
     }
 
 

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from rheostat.records.store import AssignmentRow, NewTrial, TrialRow
 from rheostat.types import (
+    NO_GOALS,
     Assignment,
     Continue,
+    Goals,
     History,
     Outcome,
     Report,
@@ -36,6 +39,7 @@ class _Known:
 
     record: TrialRecord  # as decisions see it
     values: list[float]
+    measured: list[dict[str, float]] = field(default_factory=list)  # for further goals: as last measured, by epoch
     settled: int = 0
 
 
@@ -51,8 +55,8 @@ class Decision:
 class Ledger:
     """All trials and assignments of a study. `sign` is -1 where the metric is maximised."""
 
-    def __init__(self, metric: str, sign: int, in_order: bool) -> None:
-        self.metric, self.sign, self.in_order = metric, sign, in_order
+    def __init__(self, metric: str, sign: int, in_order: bool, goals: Goals = NO_GOALS) -> None:
+        self.metric, self.sign, self.in_order, self.goals = metric, sign, in_order, goals
         self.clock = 0
         self._trials: list[_Known] = []
         self._open: dict[int, AssignmentRow] = {}  # by trial, in order of decision; unsettled
@@ -92,9 +96,12 @@ class Ledger:
 
     def report(self, report: Report) -> None:
         """Note a report; a repeated or intermediate one changes nothing."""
-        values = self._trials[report.trial].values
-        if report.epoch_end and report.epoch == len(values) + 1:
-            values.append(self.sign * report.metrics.get(self.metric, math.nan))
+        known = self._trials[report.trial]
+        if report.epoch_end and report.epoch == len(known.values) + 1:
+            known.values.append(self.sign * report.metrics.get(self.metric, math.nan))
+            if self.goals:
+                before = known.measured[-1] if known.measured else {}
+                known.measured.append(self.goals.carried(before, report.metrics))
             self.epochs += 1
 
     def conclude(self, outcome: Outcome) -> None:
@@ -154,11 +161,20 @@ class Ledger:
         known.record = replace(
             known.record,
             status=status,
-            values=tuple(known.values[: known.settled]),
+            **self._curves(known, known.settled),
             until_epoch=known.record.until_epoch if until is None else until,
             reason=known.record.reason if reason is None else reason,
         )
         self._visible[trial] = known.record
+
+    def _curves(self, known: _Known, epochs: int) -> dict[str, Any]:
+        """What decisions see of a trial's first epochs."""
+        measured = known.measured[:epochs]
+        return {
+            "values": tuple(known.values[:epochs]),
+            "also": tuple(map(self.goals.also_of, measured)),
+            "excess": tuple(map(self.goals.excess_of, measured)),
+        }
 
     def history(self) -> History:
         """What decisions may see."""
@@ -169,7 +185,7 @@ class Ledger:
         known = self._trials[trial]
         row = self._open.get(trial)
         status = known.record.status if row is None or row.outcome is None else row.outcome
-        return replace(known.record, values=tuple(known.values), status=status)
+        return replace(known.record, **self._curves(known, len(known.values)), status=status)
 
     # -- what was decided ------------------------------------------------------------------------------------
 
@@ -202,9 +218,13 @@ class Ledger:
         return TrialRecord(number, start.config, Status.WAITING, parent=start.parent, born=born)
 
     def _add(self, record: TrialRecord) -> None:
-        values = [] if record.parent is None else self._trials[record.parent].values[: record.born]
-        self._trials.append(_Known(replace(record, values=tuple(values)), values, settled=record.born))
-        self._visible.append(self._trials[record.number].record)
+        known = _Known(record, [], settled=record.born)
+        if record.parent is not None:
+            parent = self._trials[record.parent]
+            known.values, known.measured = parent.values[: record.born], parent.measured[: record.born]
+            known.record = replace(record, **self._curves(known, record.born))
+        self._trials.append(known)
+        self._visible.append(known.record)
 
     def _open_row(self, number: int, assignment: Start | Continue) -> AssignmentRow:
         from_epoch = self._trials[number].settled

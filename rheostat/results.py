@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rheostat.errors import StudyError
+from rheostat.front import non_dominated
 from rheostat.records.store import TrialRow
-from rheostat.types import Config, Report, Status, trial_seed
+from rheostat.types import NO_GOALS, Config, Goals, Report, Status, trial_seed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,7 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One trial. `value` is its best, `epoch` (from 1) where that was; None where nothing was measured."""
+    """One trial. `value` is its best, `epoch` (from 1) where that was; None where nothing was measured.
+
+    `also` are the other metrics that the study is about, as they were last measured by then (NaN: never), and `broken`
+    the limits that it breaks, in words.
+    """
 
     number: int
     config: Config
@@ -31,6 +38,8 @@ class TrialResult:
     source: str = "search"
     detail: str = field(default="", repr=False)  # the traceback of a failed trial
     reports: Sequence[Report] = field(default=(), repr=False)
+    also: Mapping[str, float] = field(default_factory=dict)
+    broken: Sequence[str] = ()
 
     def curve(self, metric: str) -> list[float]:
         """A metric after epochs 1, 2, ...; NaN where it was not reported, as before a trial that began as a copy."""
@@ -39,19 +48,23 @@ class TrialResult:
         return before + [report.metrics.get(metric, math.nan) for report in ends]
 
 
-def results(rows: Iterable[TrialRow], reports: Iterable[Report], metric: str, direction: str) -> list[TrialResult]:
+def results(
+    rows: Iterable[TrialRow], reports: Iterable[Report], metric: str, direction: str, goals: Goals = NO_GOALS
+) -> list[TrialResult]:
     """Trials joined with their reports, in order of number."""
     by_trial: dict[int, list[Report]] = {}
     for report in reports:
         by_trial.setdefault(report.trial, []).append(report)
-    return [_result(row, by_trial.get(row.number, []), metric, direction) for row in rows]
+    return [_result(row, by_trial.get(row.number, []), metric, direction, goals) for row in rows]
 
 
-def _result(row: TrialRow, reports: list[Report], metric: str, direction: str) -> TrialResult:
+def _result(row: TrialRow, reports: list[Report], metric: str, direction: str, goals: Goals) -> TrialResult:
     ends = [report for report in reports if report.epoch_end]
-    measured = [(r.metrics[metric], r.epoch) for r in ends if not math.isnan(r.metrics.get(metric, math.nan))]
+    values = [(r.metrics[metric], r.epoch) for r in ends if not math.isnan(r.metrics.get(metric, math.nan))]
     sign = -1 if direction == "maximize" else 1
-    value, epoch = min(measured, key=lambda m: (sign * m[0], m[1])) if measured else (None, None)
+    value, epoch = min(values, key=lambda m: (sign * m[0], m[1])) if values else (None, None)
+    known = measured([r for r in ends if epoch is not None and r.epoch <= epoch], goals)
+    also = {name: known[-1].get(name, math.nan) if known else math.nan for name in goals.metrics}
     return TrialResult(
         row.number,
         row.config,
@@ -64,14 +77,57 @@ def _result(row: TrialRow, reports: list[Report], metric: str, direction: str) -
         row.source,
         row.detail,
         reports,
+        also,
+        goals.broken(goals.excess_of(also)) if epoch is not None else (),
     )
 
 
-def best_of(trials: Iterable[TrialResult], direction: str) -> TrialResult | None:
-    """The trial with the best value; the earlier one of equals. Infeasible and failed ones do not count."""
-    sign = -1 if direction == "maximize" else 1
-    eligible = [t for t in trials if t.value is not None and t.status not in (Status.INFEASIBLE, Status.FAILED)]
-    return min(eligible, key=lambda t: (sign * (t.value or 0.0), t.number), default=None)
+def measured(ends: Iterable[Report], goals: Goals) -> list[dict[str, float]]:
+    """What is known of the metrics of the goals after each of these epochs."""
+    known: list[dict[str, float]] = []
+    for report in ends:
+        known.append(goals.carried(known[-1] if known else {}, report.metrics))
+    return known
+
+
+def best_of(trials: Iterable[TrialResult], direction: str, goals: Goals = NO_GOALS) -> TrialResult | None:
+    """The trial with the best value; of equals the one that is better in further objectives, then the earlier.
+
+    Who breaks a limit, diverged or failed is not it.
+    """
+    return min(eligible(trials), key=lambda t: (objectives(t, direction, goals), t.number), default=None)
+
+
+def eligible(trials: Iterable[TrialResult]) -> list[TrialResult]:
+    """Those that may be the best: with a value, within all limits, neither diverged nor failed."""
+    out = (Status.INFEASIBLE, Status.FAILED)
+    return [t for t in trials if t.value is not None and t.status not in out and not t.broken]
+
+
+def front_of(trials: Iterable[TrialResult], direction: str, goals: Goals) -> list[TrialResult]:
+    """The trials that no other dominates, from the best value on; only those of which all objectives are known."""
+    known = [t for t in eligible(trials) if all(map(math.isfinite, objectives(t, direction, goals)))]
+    known.sort(key=lambda t: (objectives(t, direction, goals), t.number))
+    kept = non_dominated(np.array([objectives(t, direction, goals) for t in known], dtype=np.float64))
+    return [t for t, keep in zip(known, kept.tolist(), strict=True) if keep]
+
+
+def nearest(trials: Iterable[TrialResult], goals: Goals) -> TrialResult | None:
+    """Of trials that break limits, the one that breaks the fewest, and these by the least of their bounds."""
+
+    def breach(trial: TrialResult) -> tuple[int, float, int]:
+        excess = zip(goals.limits, goals.excess_of(trial.also), strict=True)
+        shares = [math.inf if math.isnan(e) else e / (abs(limit.bound) or 1.0) for limit, e in excess if not e <= 0]
+        return len(shares), sum(shares), trial.number
+
+    return min((t for t in trials if t.broken), key=breach, default=None)
+
+
+def objectives(trial: TrialResult, direction: str, goals: Goals) -> tuple[float, ...]:
+    """The value and the further objectives of a trial that has a value, to be minimised; infinity where unknown."""
+    assert trial.value is not None
+    beside = (value if math.isfinite(value) else math.inf for value in goals.also_of(trial.also))
+    return (-trial.value if direction == "maximize" else trial.value, *beside)
 
 
 @dataclass(frozen=True)
@@ -136,6 +192,7 @@ def frame(trials: Iterable[TrialResult], metric: str) -> Any:
                 "epochs": t.epochs,
                 "seconds": t.seconds,
                 "reason": t.reason,
+                **t.also,
                 **t.config,
             }
             for t in trials

@@ -20,6 +20,7 @@ import numpy as np
 
 from rheostat.errors import TaskError
 from rheostat.execute.base import Executor
+from rheostat.front import front
 from rheostat.ledger import Ledger
 from rheostat.records.store import Records, StudyRecord
 from rheostat.schedule.base import Scheduler
@@ -81,7 +82,7 @@ class Session:
 
     def __post_init__(self) -> None:
         sign = -1 if self.study.direction == "maximize" else 1
-        self.ledger = Ledger(self.study.metric, sign, in_order=self.plan.scheduler.adaptive)
+        self.ledger = Ledger(self.study.metric, sign, self.plan.scheduler.adaptive, self.study.goals)
         with self.records.one_moment():
             trials = self.records.trials(self.study)
             reports, assignments = self.records.reports(self.study), self.records.assignments(self.study)
@@ -255,10 +256,13 @@ class Session:
                 self.plan.watcher.note(notice)
 
     def _collect(self) -> None:
-        """Keep the checkpoints of the best and of those that may go on, within the budget of disk."""
+        """Keep the checkpoints of the best, of the front and of those that may go on, within the budget of disk."""
         trials = self.ledger.history().trials
-        ended = sorted((t for t in trials if t.status.ended), key=lambda t: (t.best, t.number))
-        used = checkpoint.collect(self.checkpoints, [t.number for t in ended], KEEP_BEST, KEEP_BYTES)
+        on_front = {t.number for t in front(trials)} if self.study.goals.also else set()
+        ended = [t for t in trials if t.status.ended]
+        ended.sort(key=lambda t: (not t.keeps_limits, t.number not in on_front, t.best, t.number))
+        keep = max(KEEP_BEST, len(on_front))
+        used = checkpoint.collect(self.checkpoints, [t.number for t in ended], keep, KEEP_BYTES)
         self._next_collection = time.monotonic() + COLLECT_SECONDS
         if used > KEEP_BYTES:
             message = f"paused trials hold {used / 2**30:.1f} GiB of checkpoints in {self.checkpoints}"
@@ -342,6 +346,7 @@ class Session:
             places=self.places,
             training=frozenset(row.trial for row in self.ledger.training[: self.places]),
             state=self.state,
+            goals=self.study.goals,
         )
 
     def _seconds_left(self, trials: Sequence[object], seconds: float) -> float | None:

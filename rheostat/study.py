@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,23 +13,37 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
-from rheostat.changes import changes
+from rheostat.changes import changes, goal_changes
 from rheostat.environment import describe_environment
 from rheostat.errors import SettingError, StudyError, WorkerError, unknown
 from rheostat.execute.base import Executor
 from rheostat.execute.inline import Inline, training_threads
 from rheostat.execute.local import LocalWorkers
+from rheostat.front import hypervolume
 from rheostat.ledger import Ledger
 from rheostat.methods import AUTO, BOTH, choose, is_schedule, make_scheduler, make_searcher
 from rheostat.records.store import DEFAULT_URL, Records, StudyRecord
-from rheostat.results import Best, TrialResult, best_of, frame, results
+from rheostat.results import Best, TrialResult, best_of, frame, front_of, nearest, objectives, results
 from rheostat.schedule.base import Scheduler
+from rheostat.schedule.goals import GoalReader, WithGoals
 from rheostat.session import Plan, Session, Sink
 from rheostat.show.base import Watcher
 from rheostat.show.console import make_console
 from rheostat.space import Hyperparameter, Space
 from rheostat.train.base import Runner
-from rheostat.types import UNLIMITED, Config, Notice, Outcome, Report, Scalar, Start, Status, trial_seed
+from rheostat.types import (
+    DIRECTIONS,
+    UNLIMITED,
+    Config,
+    Goals,
+    Notice,
+    Outcome,
+    Report,
+    Scalar,
+    Start,
+    Status,
+    trial_seed,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,6 +74,13 @@ class Study:
     URL or a path; by default `$RHEOSTAT_STORAGE`, else `.rheostat/studies.db`. The seed fixes every configuration,
     initial weight and batch of the study.
 
+    `also` are further objectives with their directions, `limits` what a trial must keep (docs/objectives.md), both by
+    metrics that trials report:
+
+        Study("s", space, metric="val_error", also={"parameters": "minimize"}, limits=["latency_ms <= 5"])
+
+    A study that is continued keeps those that are not given.
+
     Raises StudyError when a study of this name exists that cannot be continued with these arguments, and prints
     what differs; StorageError when the storage cannot be used.
     """
@@ -71,14 +92,17 @@ class Study:
         *,
         metric: str = "val_loss",
         direction: str = "minimize",
+        also: Mapping[str, str] | None = None,
+        limits: Sequence[str] | None = None,
         storage: str | Path | None = None,
         seed: int | None = None,
         load_if_exists: bool = True,
         target: Mapping[str, Any] | None = None,
         data_fingerprint: str = "",
     ) -> None:
-        if direction not in ("minimize", "maximize"):
-            raise SettingError(unknown("direction", direction, ("minimize", "maximize")))
+        if direction not in DIRECTIONS:
+            raise SettingError(unknown("direction", direction, DIRECTIONS))
+        goals = Goals.parse(metric, also or {}, limits or ())
         if not name or "/" in name or name.startswith("."):
             raise SettingError(f"name={name!r}: give a name without '/' that does not begin with a dot.")
         space = space if isinstance(space, Space) else Space(space)
@@ -93,11 +117,15 @@ class Study:
                 settings={},
                 target=target or {},
                 environment=describe_environment(data_fingerprint),
+                goals=goals,
             )
         elif not load_if_exists:
             raise StudyError(f"A study named {name!r} exists already: use another name, or load_if_exists=True.")
         else:
             record = self._continue(name, space, metric, direction, seed, data_fingerprint)
+            kept = record.goals
+            goals = Goals(kept.also if also is None else goals.also, kept.limits if limits is None else goals.limits)
+            record = self._change_goals(record, goals)
         self._take_up(record)
 
     def _take_up(self, record: StudyRecord) -> None:
@@ -146,6 +174,24 @@ class Study:
             self.records.log(record, [Notice("space", words)])
         return record
 
+    def _change_goals(self, record: StudyRecord, goals: Goals) -> StudyRecord:
+        """The study with other goals, for which all trials must have been measured."""
+        if goals == record.goals:
+            return record
+        found = results(
+            self.records.trials(record), self.records.reports(record), record.metric, record.direction, goals
+        )
+        for name in goals.metrics:
+            if lacking := [t.number for t in found if t.value is not None and math.isnan(t.also[name])]:
+                raise StudyError(
+                    f"Study {record.name!r} cannot be continued with {name!r} as a goal: {len(lacking)} of its "
+                    f"{len(found)} trials did not report it, the first of them trial {lacking[0]}. Give the study "
+                    "another name, or the same goals as before."
+                )
+        words = "the goals changed, and all earlier trials are kept: " + "; ".join(goal_changes(record.goals, goals))
+        self.records.log(record, [Notice("goals", words)])
+        return self.records.change_study(record, space=record.space, settings=record.settings, goals=goals)
+
     # -- training --------------------------------------------------------------------------------------------
 
     def optimize(
@@ -175,7 +221,7 @@ class Study:
         search, schedule = self._methods(search, schedule, epochs is not None)
         if epochs is None and schedule not in ("fifo", "median") and isinstance(schedule, str):
             raise SettingError(f"schedule={schedule!r} needs to know how many epochs a trial may train: give epochs=.")
-        runner = ObjectiveRunner(objective, self.metric, self._record.direction, self.checkpoints)
+        runner = ObjectiveRunner(objective, self.metric, self.direction, self.checkpoints, self.goals.metrics)
         return self._run(
             runner,
             trials=trials,
@@ -215,10 +261,13 @@ class Study:
         Raises TaskError before anything is trained when the network, the data or the space do not fit together.
         """
         from rheostat.train.lane_runner import LANES, LaneRunner
-        from rheostat.train.loop import TaskRunner, check
+        from rheostat.train.loop import TaskRunner, check, measured
 
         if engine not in ENGINES:
             raise SettingError(unknown("engine", engine, ENGINES))
+        for name in self.goals.metrics:
+            if name not in (known := measured(task)):
+                raise SettingError(unknown("metric", name, known) + " These are what trials of this task report.")
         search, schedule = self._methods(search, schedule)
         check(task, self.space.sample(np.random.default_rng(0))[0])
         self._builder = task.model
@@ -325,9 +374,9 @@ class Study:
         return executor
 
     def _plan_scheduler(self, search: str, schedule: str | Scheduler, trials: int | None, epochs: int) -> Scheduler:
-        if not isinstance(schedule, str):
-            return schedule
-        return make_scheduler(search, schedule, self.space, self._record.seed, trials, epochs)
+        if isinstance(schedule, str):
+            schedule = make_scheduler(search, schedule, self.space, self._record.seed, trials, epochs)
+        return WithGoals(schedule) if self.goals else schedule
 
     def _keep_settings(
         self,
@@ -385,7 +434,8 @@ class Study:
         entry = next(iter(queue), None)
         rng = np.random.default_rng([self.seed, ledger.decisions])
         searcher = make_searcher(BOTH, self.space, self.seed)
-        found = [queue[entry]] if entry is not None else searcher.suggest(ledger.history(), 1, rng)
+        history = GoalReader().read(ledger.history()) if self.goals else ledger.history()
+        found = [queue[entry]] if entry is not None else searcher.suggest(history, 1, rng)
         if not found:
             raise StudyError(f"Every configuration of the space of {self.name!r} has been tried.")
         decision = ledger.decide([Start(found[0], UNLIMITED)])
@@ -421,6 +471,8 @@ class Study:
         if epoch is None and not metrics and not trained and status == "done":
             raise StudyError(f"Trial {number} has no {self.metric}: tell(trial, value), or status='failed'.")
         at = epoch if epoch is not None else trained + (1 if metrics else 0)
+        if missing := [name for name in self.goals.metrics if not trained and metrics and name not in metrics]:
+            raise StudyError(f"Trial {number} has no {missing[0]}: tell(trial, value, {missing[0]}=...).")
         if metrics:
             report = Report(number, at, at, metrics)
             self.records.append(self._record, [report])
@@ -438,7 +490,7 @@ class Study:
         """The ledger of ask and tell, read from the records once, and again where another process has written."""
         if self._ledger is None or again:
             sign = -1 if self.direction == "maximize" else 1
-            self._ledger = Ledger(self.metric, sign, in_order=False)
+            self._ledger = Ledger(self.metric, sign, in_order=False, goals=self.goals)
             with self.records.one_moment():
                 self._ledger.restore(
                     self.records.trials(self._record),
@@ -480,6 +532,11 @@ class Study:
         return self._record.direction
 
     @property
+    def goals(self) -> Goals:
+        """The further objectives and the limits."""
+        return self._record.goals
+
+    @property
     def seed(self) -> int:
         return self._record.seed
 
@@ -493,15 +550,43 @@ class Study:
         """Every trial so far, in order of number."""
         with self.records.one_moment():
             rows, reports = self.records.trials(self._record), self.records.reports(self._record)
-        return results(rows, reports, self.metric, self.direction)
+        return results(rows, reports, self.metric, self.direction, self.goals)
 
     @property
     def best(self) -> Best:
-        """The best trial so far. Raises StudyError while none has a value."""
-        best = best_of(self.trials, self.direction)
+        """The best trial so far by the metric. Raises StudyError while none has a value, or none keeps all limits."""
+        trials = self.trials
+        best = best_of(trials, self.direction, self.goals)
         if best is None:
-            raise StudyError(f"Study {self.name!r} has no result yet: run it, or see `rheostat trials {self.name}`.")
+            near = nearest(trials, self.goals)
+            raise StudyError(
+                f"Study {self.name!r} has no result yet: run it, or see `rheostat trials {self.name}`."
+                if near is None
+                else f"No trial of study {self.name!r} keeps its limits. The nearest is trial {near.number}: "
+                f"{'; '.join(near.broken)}. Try more trials, or other limits."
+            )
         return Best(best, self.seed, self.checkpoints, self._model_builder())
+
+    def front(self) -> list[TrialResult]:
+        """The trials that no other dominates, from the best value on, each as it was at its best epoch.
+
+        Without further objectives, those with the best value.
+        """
+        return front_of(self.trials, self.direction, self.goals)
+
+    def hypervolume(self, reference: Mapping[str, float]) -> float:
+        """How much the front dominates, up to a value of each objective that is just too bad.
+
+        Raises SettingError where the reference does not name every objective.
+        """
+        directions = {self.metric: self.direction, **dict(self.goals.also)}
+        if reference.keys() != directions.keys():
+            raise SettingError(
+                f"reference {dict(reference)}: give a value for each of the objectives {', '.join(directions)}."
+            )
+        end = np.array([-reference[n] if d == "maximize" else reference[n] for n, d in directions.items()])
+        points = [objectives(trial, self.direction, self.goals) for trial in self.front()]
+        return hypervolume(np.array(points, dtype=float).reshape(-1, len(end)), end)
 
     def frame(self) -> Any:
         """The trials as a pandas DataFrame."""

@@ -25,6 +25,8 @@ def tune(
     epochs: int | None = None,
     minutes: float | None = None,
     seed: int | None = None,
+    also: Mapping[str, str] | None = None,
+    limits: Sequence[str] | None = None,
     storage: str | Path | None = None,
     search: str = AUTO,
     schedule: str | Scheduler = AUTO,
@@ -42,7 +44,8 @@ def tune(
     space, its own numbers of trials and epochs, and its likeliest configuration to begin with. `trials` (60) is how
     many there shall be in all: the same call again continues the study of this name up to them. `epochs` (20) is
     the most that one may train. `workers` is how many processes train (None: as many as the machine allows; 1: this
-    one). A new study tries the configurations `first` before any others.
+    one). A new study tries the configurations `first` before any others. `also` and `limits` are the further objectives
+    and the limits of the study: also={"parameters": "minimize"}, limits=["val_loss <= 0.5"].
 
     Raises TaskError, DataError or SpaceError before anything is trained where the parts do not fit together, and
     StudyError where a study of this name cannot be continued with these arguments.
@@ -64,6 +67,8 @@ def tune(
         space,
         metric=task.metric,
         direction=task.direction,
+        also=also,
+        limits=limits,
         storage=storage,
         seed=seed,
         target=target,

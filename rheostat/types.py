@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from rheostat.errors import SpaceError, unknown
+from rheostat.errors import SettingError, SpaceError, unknown
 
 Scalar = bool | int | float | str | None
 
 UNLIMITED = 10**9  # epochs, where their number is left to the objective
+DIRECTIONS = ("minimize", "maximize")
 
 
 class Config(Mapping[str, Any]):
@@ -103,6 +105,8 @@ class TrialRecord:
     """What is known of one trial. `values` are the objective after epochs 1, 2, ..., to be minimised.
 
     A trial with a `parent` began as a copy of that one after `born` epochs, and its values begin with the parent's.
+    Where a study has further goals, `also` holds its further objectives after each epoch, to be minimised, and `excess`
+    by how much each limit is broken, at most 0 where it is kept; NaN where one was not measured.
     """
 
     number: int
@@ -113,6 +117,8 @@ class TrialRecord:
     reason: str = ""  # why it ended, in a line
     parent: int | None = None
     born: int = 0
+    also: tuple[tuple[float, ...], ...] = ()
+    excess: tuple[tuple[float, ...], ...] = ()
 
     @property
     def epochs(self) -> int:
@@ -127,6 +133,17 @@ class TrialRecord:
     def best_epoch(self) -> int:
         """The epoch (from 1) of the lowest value; 0 where there is none."""
         return self.values.index(self.best) + 1 if self.best < math.inf else 0
+
+    @property
+    def objectives(self) -> tuple[float, ...]:
+        """The lowest value and the further objectives at its epoch; infinity where there is none."""
+        beside = self.also[self.best_epoch - 1] if self.also and self.best_epoch else ()
+        return self.best, *(value if math.isfinite(value) else math.inf for value in beside)
+
+    @property
+    def keeps_limits(self) -> bool:
+        """Whether every limit is kept at the best epoch, of which the network is kept; true without limits."""
+        return not self.excess or not self.best_epoch or all(e <= 0 for e in self.excess[self.best_epoch - 1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +238,121 @@ Event = Outcome | Notice
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """A metric may be at most `bound`, or at least that.
+
+    >>> Limit.parse("latency_ms <= 5"), str(Limit("val_accuracy", 0.9, at_least=True))
+    (Limit(metric='latency_ms', bound=5.0, at_least=False), 'val_accuracy >= 0.9')
+    """
+
+    metric: str
+    bound: float
+    at_least: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Limit:
+        """A limit as people write it. Raises SettingError where it is not METRIC <= NUMBER or METRIC >= NUMBER."""
+        found = re.fullmatch(r"\s*([^\s<>=]+)\s*(<=|>=)\s*(\S+)\s*", text)
+        try:
+            metric, sign, bound = found.groups() if found else ("", "", "")
+            if not math.isfinite(float(bound)):
+                raise ValueError
+        except ValueError:
+            raise SettingError(
+                f"limit {text!r}: write METRIC <= NUMBER or METRIC >= NUMBER: 'latency_ms <= 5'."
+            ) from None
+        return cls(metric, float(bound), at_least=sign == ">=")
+
+    def excess(self, value: float) -> float:
+        """By how much a value breaks the limit; at most 0 where it keeps it."""
+        return self.bound - value if self.at_least else value - self.bound
+
+    def value(self, excess: float) -> float:
+        """The value that breaks the limit by so much."""
+        return self.bound - excess if self.at_least else self.bound + excess
+
+    def __str__(self) -> str:
+        return f"{self.metric} {'>=' if self.at_least else '<='} {repr(self.bound).removesuffix('.0')}"
+
+
+@dataclass(frozen=True, slots=True)
+class Goals:
+    """What a study is after beside its metric: further objectives with their directions, and limits to be kept."""
+
+    also: tuple[tuple[str, str], ...] = ()
+    limits: tuple[Limit, ...] = ()
+
+    @classmethod
+    def parse(cls, metric: str, also: Mapping[str, str], limits: Sequence[str]) -> Goals:
+        """The goals of a study that is tuned for `metric`.
+
+        Raises SettingError for a limit or direction in no known form, and for a metric or limit that is named twice.
+        """
+        for name, direction in also.items():
+            if direction not in DIRECTIONS:
+                raise SettingError(f"also {name!r}: " + unknown("direction", direction, DIRECTIONS))
+            if name == metric:
+                raise SettingError(f"also {name!r} is what this study is tuned for already: name other metrics.")
+        if isinstance(limits, str):
+            raise SettingError(f"limits={limits!r}: give a list, such as [{limits!r}].")
+        parsed = tuple(Limit.parse(text) for text in limits)
+        ends = [(limit.metric, limit.at_least) for limit in parsed]
+        for limit in parsed:
+            if ends.count((limit.metric, limit.at_least)) > 1:
+                raise SettingError(f"limits name {limit.metric!r} twice: keep the stricter one.")
+        return cls(tuple(also.items()), parsed)
+
+    @classmethod
+    def from_description(cls, description: Mapping[str, Any]) -> Goals:
+        """The goals that `describe` described."""
+        limits = tuple(map(Limit.parse, description.get("limits", ())))
+        return cls(tuple(description.get("also", {}).items()), limits)
+
+    def __bool__(self) -> bool:
+        return bool(self.also or self.limits)
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that trials report for them."""
+        return list(dict.fromkeys([*(name for name, _ in self.also), *(limit.metric for limit in self.limits)]))
+
+    def carried(self, before: Mapping[str, float], metrics: Mapping[str, float]) -> dict[str, float]:
+        """What is known of these metrics after an epoch: as it measured them, else as they were known before."""
+        now = {name: metrics.get(name, math.nan) for name in self.metrics}
+        return {**before, **{name: value for name, value in now.items() if not math.isnan(value)}}
+
+    def also_of(self, measured: Mapping[str, float]) -> tuple[float, ...]:
+        """The further objectives, to be minimised; NaN where one was not measured."""
+        return tuple(
+            (-1 if direction == "maximize" else 1) * measured.get(name, math.nan) for name, direction in self.also
+        )
+
+    def excess_of(self, measured: Mapping[str, float]) -> tuple[float, ...]:
+        """By how much each limit is broken, at most 0 where it is kept; NaN where it was not measured."""
+        return tuple(limit.excess(measured.get(limit.metric, math.nan)) for limit in self.limits)
+
+    def broken(self, excess: Sequence[float]) -> list[str]:
+        """The broken limits in words.
+
+        >>> Goals(limits=(Limit("latency_ms", 5.0), Limit("memory_mb", 500.0))).broken([2.2, -20.0])
+        ['latency_ms 7.2, allowed 5']
+        """
+        return [
+            f"{limit.metric} {'not measured' if math.isnan(e) else f'{limit.value(e):.4g}'}, "
+            f"{'needed' if limit.at_least else 'allowed'} {limit.bound:.4g}"
+            for limit, e in zip(self.limits, excess, strict=True)
+            if not e <= 0
+        ]
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON-like values; empty where there are none."""
+        return {"also": dict(self.also), "limits": [str(limit) for limit in self.limits]} if self else {}
+
+
+NO_GOALS = Goals()
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """How a study stands at one moment, to be shown. The user sees the trials' values times `sign`."""
 
@@ -236,6 +368,7 @@ class Snapshot:
     places: int  # trials that train at the same time
     training: frozenset[int] = frozenset()  # trials that are training now
     state: str = "running"  # running, paused, stopping, finished
+    goals: Goals = NO_GOALS
 
 
 @dataclass(frozen=True, slots=True)

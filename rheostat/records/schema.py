@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from rheostat.errors import StorageError
 
-VERSION = 2
+VERSION = 3
 
 metadata = MetaData()
 
@@ -43,6 +43,7 @@ studies = Table(
     Column("target", Text, nullable=False),  # JSON: how the command line made the task; {} from Python
     Column("environment", Text, nullable=False),  # JSON
     Column("coordinator", Text, nullable=False, server_default="{}"),  # JSON: the process that runs it
+    Column("goals", Text, nullable=False, server_default="{}"),  # JSON: objectives beside the metric, and limits
 )
 
 trials = Table(
@@ -129,8 +130,13 @@ def _add_parents(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE trials ADD COLUMN born INTEGER DEFAULT 0 NOT NULL"))
 
 
+def _add_goals(connection: Connection) -> None:
+    """From 2 to 3: studies with several objectives and with limits."""
+    connection.execute(text("ALTER TABLE studies ADD COLUMN goals TEXT DEFAULT '{}' NOT NULL"))
+
+
 # How a file of this version becomes one of the next; every change of the tables above adds one here.
-MIGRATIONS: Mapping[int, Callable[[Connection], None]] = {1: _add_parents}
+MIGRATIONS: Mapping[int, Callable[[Connection], None]] = {1: _add_parents, 2: _add_goals}
 
 
 def prepare(

@@ -26,7 +26,7 @@ from sqlalchemy.pool import NullPool
 from rheostat.errors import StorageError, StudyError, unknown
 from rheostat.records import schema
 from rheostat.space import Space
-from rheostat.types import Config, Environment, Notice, Outcome, Report, Scalar, Status
+from rheostat.types import NO_GOALS, Config, Environment, Goals, Notice, Outcome, Report, Scalar, Status
 
 DEFAULT_URL = "sqlite:///.rheostat/studies.db"
 COMMANDS = ("pause", "resume", "stop", "cancel")
@@ -47,6 +47,7 @@ class StudyRecord:
     settings: Mapping[str, Any]
     target: Mapping[str, Any]
     environment: Environment
+    goals: Goals = NO_GOALS
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,7 @@ class Records:
         settings: Mapping[str, Any],
         target: Mapping[str, Any],
         environment: Environment,
+        goals: Goals = NO_GOALS,
     ) -> StudyRecord:
         """A new study. Raises StudyError where the name is taken."""
         values = {
@@ -180,6 +182,7 @@ class Records:
             "settings": json.dumps(dict(settings)),
             "target": json.dumps(dict(target)),
             "environment": json.dumps(asdict(environment)),
+            "goals": json.dumps(goals.describe()),
         }
         with self._write(f"A study named {name!r} was made") as connection:
             connection.execute(schema.studies.insert().values(values))
@@ -201,13 +204,19 @@ class Records:
         """All studies, the newest first."""
         return [_study(row) for row in self._read(select(schema.studies).order_by(schema.studies.c.id.desc()))]
 
-    def change_study(self, study: StudyRecord, *, space: Space, settings: Mapping[str, Any]) -> StudyRecord:
-        """Continue a study with another space or other settings."""
+    def change_study(
+        self, study: StudyRecord, *, space: Space, settings: Mapping[str, Any], goals: Goals | None = None
+    ) -> StudyRecord:
+        """Continue a study with another space, other settings or, where they are given, other goals."""
         with self._write() as connection:
             connection.execute(
                 schema.studies.update()
                 .where(schema.studies.c.id == study.id)
-                .values(space=json.dumps(space.describe()), settings=json.dumps(dict(settings)))
+                .values(
+                    space=json.dumps(space.describe()),
+                    settings=json.dumps(dict(settings)),
+                    goals=json.dumps((study.goals if goals is None else goals).describe()),
+                )
             )
         return self.study(study.name)
 
@@ -537,6 +546,7 @@ def _study(row: Any) -> StudyRecord:
         settings=json.loads(row.settings),
         target=json.loads(row.target),
         environment=Environment(**json.loads(row.environment)),
+        goals=Goals.from_description(json.loads(row.goals)),
     )
 
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
+from rheostat.front import front
 from rheostat.show.text import (
     CURVE_WIDTH,
+    Entry,
     Table,
     cells,
     clean,
@@ -23,7 +25,7 @@ from rheostat.show.text import (
     scored,
     settings,
 )
-from rheostat.types import Snapshot, Status, TrialRecord
+from rheostat.types import Goals, Snapshot, Status, TrialRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Line:
 
 def headline(snapshot: Snapshot, ended: bool = False) -> list[str]:
     """How the study stands, in phrases: the most important first."""
-    goal = f"{'minimise' if snapshot.sign > 0 else 'maximise'} {clean(snapshot.metric)}"
+    goal = f"{'minimise' if snapshot.sign > 0 else 'maximise'} {clean(snapshot.metric)}{_goals(snapshot.goals)}"
     statuses = Counter(t.status for t in snapshot.trials)
     resting = len(snapshot.trials) - statuses[Status.TRAINING] - statuses[Status.WAITING]
     wanted = "" if snapshot.trials_wanted is None else f"/{snapshot.trials_wanted}"
@@ -45,6 +47,7 @@ def headline(snapshot: Snapshot, ended: bool = False) -> list[str]:
     phrases = (
         f"{clean(snapshot.study)}  {goal}",
         f"{resting}{wanted} trials",
+        f"front {len(front(snapshot.trials))}" if snapshot.goals.also else "",
         counts(statuses),
         f"epochs {snapshot.epochs}",
         f"elapsed {duration(snapshot.seconds)}",
@@ -53,6 +56,12 @@ def headline(snapshot: Snapshot, ended: bool = False) -> list[str]:
         "" if snapshot.state == "running" else snapshot.state,
     )
     return [phrase for phrase in phrases if phrase]
+
+
+def _goals(goals: Goals) -> str:
+    """What a study is after beside its metric, in words."""
+    also = [f"{'minimise' if direction == 'minimize' else 'maximise'} {name}" for name, direction in goals.also]
+    return clean("".join([*(f", {words}" for words in also), *(f", {limit}" for limit in goals.limits)]))
 
 
 def best_line(best: TrialRecord | None, sign: int) -> str:
@@ -79,9 +88,7 @@ def study_lines(snapshot: Snapshot, width: int, rows: int = 8, ended: bool = Fal
     return lines
 
 
-def _chosen(
-    snapshot: Snapshot, entries: Sequence[tuple[float, int, TrialRecord]], rows: int, ended: bool
-) -> list[tuple[TrialRecord, Status]]:
+def _chosen(snapshot: Snapshot, entries: Sequence[Entry], rows: int, ended: bool) -> list[tuple[TrialRecord, Status]]:
     """Up to `rows` trials with their states. Where many train, the best keep three rows."""
     training = [] if ended else [t for t in snapshot.trials if t.number in snapshot.training]
     others = [entry for entry in entries if ended or entry[1] not in snapshot.training]

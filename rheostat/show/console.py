@@ -19,7 +19,7 @@ from rich.text import Text
 from rheostat.errors import SettingError, unknown
 from rheostat.show.base import Watcher
 from rheostat.show.block import best_line, headline, study_lines
-from rheostat.show.text import MARKS, best_trial, clean, encodable, number, settings
+from rheostat.show.text import MARKS, best_trial, clean, encodable, number, settings, why
 from rheostat.types import Notice, Snapshot, Status, TrialRecord
 
 MODES = ("auto", "live", "plain", "none")
@@ -248,6 +248,6 @@ def _event(trial: TrialRecord, snapshot: Snapshot, is_best: bool) -> str:
         f"trial {trial.number}  {MARKS[trial.status]} {trial.status}  epoch {trial.epochs}{total}",
         value + ("  best so far" if is_best else ""),
         settings(trial.config),
-        "" if trial.status is Status.DONE or not trial.reason else f"({trial.reason})",
+        why(trial, snapshot.goals),
     )
     return "   ".join(filter(None, words))

@@ -18,7 +18,8 @@ from typing import Any, TextIO
 
 from rich.cells import cell_len, set_cell_size
 
-from rheostat.types import Report, Scalar, Status, TrialRecord
+from rheostat.front import front
+from rheostat.types import NO_GOALS, Goals, Report, Scalar, Status, TrialRecord
 
 # Stopped against other trials (cut) and because it no longer improved (converged) are different things.
 MARKS: Mapping[Status, str] = MappingProxyType(
@@ -137,16 +138,22 @@ def curve_range(trials: Sequence[TrialRecord], sign: int) -> tuple[float, float]
 # -- trials --------------------------------------------------------------------------------------------------
 
 
-def scored(trials: Sequence[TrialRecord]) -> list[tuple[float, int, TrialRecord]]:
-    """Value, number and trial of those that may be the best, which failed and diverged ones may not."""
+Entry = tuple[tuple[float, ...], int, TrialRecord]
+
+
+def scored(trials: Sequence[TrialRecord]) -> list[Entry]:
+    """Objectives, number and trial of those that may be the best, from the best on, were they sorted.
+
+    Who failed, diverged or breaks a limit may not be.
+    """
     out = (Status.INFEASIBLE, Status.FAILED)
-    entries = ((t.best, t.number, t) for t in trials if t.status not in out)
-    return [entry for entry in entries if entry[0] < math.inf]
+    able = (t for t in trials if t.status not in out and t.best < math.inf and t.keeps_limits)
+    return [(t.objectives, t.number, t) for t in able]
 
 
 def best_trial(trials: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The trial with the best value, the earlier one of equals."""
-    return min(scored(trials), default=(0.0, 0, None))[2]
+    """The trial with the best value; of equals the one that is better in further objectives, then the earlier."""
+    return min(scored(trials), default=((), 0, None))[2]
 
 
 def counts(statuses: Mapping[Status, int]) -> str:
@@ -213,17 +220,47 @@ class Table:
         ]
 
 
-def trials_table(trials: Sequence[TrialRecord], metric: str, sign: int, max_epochs: int | None = None) -> Table:
-    """Every trial in order of number, with its best value in the user's direction."""
+def trials_table(
+    trials: Sequence[TrialRecord],
+    metric: str,
+    sign: int,
+    max_epochs: int | None = None,
+    goals: Goals = NO_GOALS,
+) -> Table:
+    """Every trial in order of number, with its best value in the user's direction, and what it broke."""
     best = best_trial(trials)
     scale = curve_range(trials, sign)
     rows = []
     for t in trials:
-        why = "" if t.status is Status.DONE or not t.reason else f"({t.reason})"
         differs = differs_from_best(t, best)
-        rows.append((*cells(t, sign, max_epochs, scale), "  ".join(filter(None, (differs, why)))))
-    titles = ("trial", "state", "epoch", metric, "curve", "differs from best")
-    return Table(titles, rows, frozenset({"trial", "epoch", metric}))
+        *shown, curve = cells(t, sign, max_epochs, scale)
+        rows.append((*shown, *also_cells(t, goals), curve, "  ".join(filter(None, (differs, why(t, goals))))))
+    names = [name for name, _ in goals.also]
+    titles = ("trial", "state", "epoch", metric, *names, "curve", "differs from best")
+    return Table(titles, rows, frozenset({"trial", "epoch", metric, *names}))
+
+
+def also_cells(trial: TrialRecord, goals: Goals) -> list[str]:
+    """The further objectives of a trial, in the user's direction."""
+    signs = [-1 if direction == "maximize" else 1 for _, direction in goals.also]
+    values = trial.also[trial.best_epoch - 1] if trial.also and trial.best_epoch else (math.nan,) * len(signs)
+    return ["" if math.isnan(value) else number(sign * value) for sign, value in zip(signs, values, strict=True)]
+
+
+def why(trial: TrialRecord, goals: Goals = NO_GOALS) -> str:
+    """Why a trial ended early and which limits it breaks, in brackets; empty where there is nothing to say."""
+    reason = "" if trial.status is Status.DONE else trial.reason
+    broken = goals.broken(trial.excess[trial.best_epoch - 1]) if trial.excess and trial.best_epoch else []
+    return f"({'; '.join(filter(None, (reason, *broken)))})" if reason or broken else ""
+
+
+def front_table(trials: Sequence[TrialRecord], metric: str, sign: int, goals: Goals) -> Table:
+    """The trials that no other dominates, from the best value on, with all objectives."""
+    best = best_trial(trials)
+    on_front = sorted(front(trials), key=lambda t: (t.objectives, t.number))
+    rows = [(str(t.number), number(sign * t.best), *also_cells(t, goals), differs_from_best(t, best)) for t in on_front]
+    titles = ("trial", metric, *(name for name, _ in goals.also), "differs from best")
+    return Table(titles, rows, frozenset(titles[:-1]))
 
 
 def studies_table(rows: Sequence[Mapping[str, Any]], now: float | None = None) -> Table:

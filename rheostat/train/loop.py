@@ -65,6 +65,7 @@ class Training:
                     parameter.requires_grad_(False)
             self.optimizer = optimizers.build(config, groups)
             self.random_state = randomness.get_state()
+        self.parameters = sum(parameter.numel() for parameter in self.model.parameters())
         steps = self.batches.steps_per_epoch
         self.rate, self.plateau = rates.from_config(config, steps, max(steps * self.max_epochs, 1))
         self.hooks = Hooks([*_own_hooks(task, config), *task.hooks(config)])
@@ -143,6 +144,7 @@ class Training:
             "lr": float(first["lr"]) / first.get("lr_scale", 1.0),
             "grad_norm": self.grad_norm,
             "examples_per_second": epoch.examples / max(time.perf_counter() - epoch.began, 1e-9),
+            "parameters": float(self.parameters),
         }
         validation = self._validate(outputs)
         self._report({**validation, **metrics}, epoch_end=True)
@@ -282,6 +284,12 @@ class Training:
             randomness.set_state(self.random_state)
             yield
             self.random_state = randomness.get_state()
+
+
+def measured(task: Task) -> list[str]:
+    """The metrics that every trial of a task reports after every epoch."""
+    judged = (f"val_{name}" for name in ("loss", *task.metric_functions, *task.scores))
+    return [*judged, "train_loss", "lr", "grad_norm", "examples_per_second", "parameters"]
 
 
 class TaskRunner:

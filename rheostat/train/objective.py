@@ -44,9 +44,11 @@ class Trial:
     Global random numbers (Python, numpy, torch) are seeded with `trial.seed` before the objective is called.
     """
 
-    def __init__(self, job: Job, metric: str, direction: str, folder: Path, send: Send) -> None:
+    def __init__(
+        self, job: Job, metric: str, direction: str, folder: Path, send: Send, also: Sequence[str] = ()
+    ) -> None:
         self.number, self.seed, self.config = job.trial, job.seed, job.config
-        self._job, self._metric, self._direction = job, metric, direction
+        self._job, self._metric, self._direction, self._also = job, metric, direction, also
         self._folder, self._send = folder, send
         self._epoch = job.born  # completed
         self._pending: dict[str, float] = {}
@@ -120,6 +122,13 @@ class Trial:
             raise TaskError(
                 f"Epoch {self._epoch} ended without {self._metric!r}, the metric of this study; reported: "
                 f"{', '.join(self._pending) or 'nothing'}. Call trial.report({self._metric}=...) in every epoch."
+            )
+        known = {name for r in self._reports if r.epoch_end for name in r.metrics} | set(self._pending)
+        if missing := [name for name in self._also if name not in known]:
+            raise TaskError(
+                f"Epoch {self._epoch} ended without {missing[0]!r}, which is a goal of this study too; reported: "
+                f"{', '.join(self._pending)}. Call trial.report({missing[0]}=...) in the first epoch, and again where "
+                f"it changes."
             )
         value = self._pending[self._metric] * (-1 if self._direction == "maximize" else 1)
         report = Report(self.number, self._epoch, self._epoch, self._pending)
@@ -196,15 +205,15 @@ class ObjectiveRunner:
 
     lanes = 1
 
-    def __init__(self, objective: Objective, metric: str, direction: str, root: Path) -> None:
-        self.objective, self.metric, self.direction, self.root = objective, metric, direction, root
+    def __init__(self, objective: Objective, metric: str, direction: str, root: Path, also: Sequence[str] = ()) -> None:
+        self.objective, self.metric, self.direction, self.root, self.also = objective, metric, direction, root, also
 
     def run(self, jobs: Sequence[Job], send: Send) -> list[Event]:
         return [self._run(jobs[0], send)]
 
     def _run(self, job: Job, send: Send) -> Outcome:
         folder = checkpoint.trial_folder(self.root, job.trial)
-        trial = Trial(job, self.metric, self.direction, folder, send)
+        trial = Trial(job, self.metric, self.direction, folder, send, self.also)
         with randomness.apart():
             randomness.seed_all(job.seed)
             try:

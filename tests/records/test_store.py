@@ -17,7 +17,7 @@ from rheostat.errors import StorageError, StudyError
 from rheostat.records import schema
 from rheostat.records.store import AssignmentRow, NewTrial, Records, StudyRecord, TrialRow
 from rheostat.space import Choice, Float, Space
-from rheostat.types import Config, Environment, Notice, Outcome, Report, Status, fingerprint
+from rheostat.types import Config, Environment, Goals, Limit, Notice, Outcome, Report, Status, fingerprint
 
 SPACE = Space(lr=Float(1e-5, 1e-1, log=True), opt=Choice(["adam", "sgd"]), m=Float(0, 1, when={"opt": "sgd"}))
 
@@ -284,6 +284,7 @@ def test_a_file_of_version_1_gets_parents(url: str) -> None:
         with records._write() as connection:
             connection.execute(text("DROP TABLE trials"))
             connection.execute(text(VERSION_1_TRIALS))
+            connection.execute(text("ALTER TABLE studies DROP COLUMN goals"))
             old = {"study": study.id, "config": '{"lr": 0.01}', "status": "paused", "source": "search", "now": 1.5}
             connection.execute(
                 text("INSERT INTO trials VALUES (:study, 0, :config, :status, :source, 'r', 'd', :now, NULL)"), old
@@ -296,6 +297,21 @@ def test_a_file_of_version_1_gets_parents(url: str) -> None:
         assert [(t.parent, t.born) for t in records.trials(study)] == [(None, 0), (0, 4)]
     with Records(url) as records:  # it is not migrated twice
         assert [(t.parent, t.born) for t in records.trials(study)] == [(None, 0), (0, 4)]
+
+
+def test_a_file_of_version_2_gets_goals(url: str) -> None:
+    with Records(url) as records:
+        study = make(records)
+        with records._write() as connection:
+            connection.execute(text("ALTER TABLE studies DROP COLUMN goals"))
+            connection.execute(schema.versions.update().values(version=2))
+    goals = Goals((("latency_ms", "minimize"), ("recall", "maximize")), (Limit("size", 0.1 + 0.2, at_least=True),))
+    with Records(url) as records:
+        assert records.study("s") == study and not study.goals
+        records.change_study(study, space=SPACE, settings=study.settings, goals=goals)
+    with Records(url) as records:
+        assert records.study("s").goals == goals
+        assert records.change_study(records.study("s"), space=SPACE, settings={}).goals == goals
 
 
 def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
@@ -314,4 +330,4 @@ def test_the_schema_is_the_one_of_its_version() -> None:
         for table in schema.metadata.sorted_tables
         for column in table.columns
     )
-    assert (schema.VERSION, fingerprint(described)) == (2, "bc6b1abc61b3")
+    assert (schema.VERSION, fingerprint(described)) == (3, "21b3224618ff")
