@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rheostat.search.gaussian_process import Kernel, inverse
+
 Array = NDArray[np.float64]
 
 SLOPE = -1.6  # of the mean, in standard deviations from the first epoch to the last
@@ -25,7 +27,7 @@ BOUND = 5.0  # standard deviations that a logarithm may lie from its mean
 STEPS = 6  # of the optimiser: what it gains later is less than what waiting costs
 JITTER = 1e-6
 LEAST_SPREAD = 0.02  # of the values, below which they count as equal
-SQRT3, SQRT5 = math.sqrt(3), math.sqrt(5)
+SQRT3 = math.sqrt(3)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class CurveProcess:
         self._set(self._bounded(found.x if math.isfinite(found.fun) else start))
         covariance = self._covariance(observed, observed)
         covariance[np.diag_indices(len(targets))] += self.noise
-        self.precision = _inverse(covariance)[0]
+        self.precision, _ = inverse(covariance)
         self.weights = self.precision @ targets
 
     def _bounded(self, logs: Array) -> Array:
@@ -88,51 +90,38 @@ class CurveProcess:
         return np.clip(logs, mean - BOUND * deviation, mean + BOUND * deviation)
 
     def _set(self, logs: Array) -> None:
-        self.lengths = np.exp(logs[: self.dimensions])
         self.variances = np.exp(logs[self.dimensions :])
+        self.kernel = Kernel(np.exp(logs[: self.dimensions]), 1.0, float(self.variances[5]), self.groups)
 
     @property
     def noise(self) -> float:
-        return float(self.variances[5]) + JITTER
+        return self.kernel.noise + JITTER
 
     def _loss(self, logs: Array, features: Array, in_time: tuple[Array, ...], same: Any, targets: Array) -> Any:
         """Minus the log of likelihood times prior, and its gradient."""
         self._set(self._bounded(logs))
         rough, own, slope = in_time
         v = self.variances
-        likeness, radius = self._alike(features, features)
-        over_time = v[0] + v[1] * rough
-        parts = (likeness, likeness * rough, slope, same, same * own)
+        alike, slopes = self.kernel.between(features, features)
+        parts = (alike, alike * rough, slope, same, same * own)
         covariance = sum(v[i] * part for i, part in enumerate(parts)) + 1.0
         covariance[np.diag_indices(len(targets))] += self.noise
-        precision, log_determinant = _inverse(covariance)
+        precision, log_determinant = inverse(covariance)
         weights = precision @ targets
         away = (logs - self._prior[:, 0]) / self._prior[:, 1]
         loss = 0.5 * (targets @ weights + log_determinant + away @ away)
         blame = np.outer(weights, weights) - precision  # equation 5.9
         gradient = away / self._prior[:, 1]
-        # The derivative of k by the log of a length is 5/3 (1 + sqrt(5) r) exp(-sqrt(5) r) times the squared distance.
-        steep = blame * over_time * (5 / 3) * (1 + SQRT5 * radius) * np.exp(-SQRT5 * radius)
-        by_feature = 2 * (steep.sum(axis=1) @ features**2 - np.einsum("ij,ij->j", features, steep @ features))
-        by_length = np.bincount(self.groups, by_feature, self.dimensions) / self.lengths**2
-        gradient[: self.dimensions] -= 0.5 * by_length
+        gradient[: self.dimensions] -= self.kernel.by_length(features, 0.5 * blame * (v[0] + v[1] * rough) * slopes)
         for i, part in enumerate(parts):
             gradient[self.dimensions + i] -= 0.5 * v[i] * np.vdot(blame, part)
         gradient[-1] -= 0.5 * v[5] * np.trace(blame)
         return loss, gradient
 
-    def _alike(self, features: Array, others: Array) -> tuple[Array, Array]:
-        """Matérn-5/2 correlations, and the scaled distances: (n, m) each."""
-        scale = 1 / self.lengths[self.groups]
-        one, other = features * scale, others * scale
-        squares = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2 * one @ other.T
-        radius = np.sqrt(np.maximum(squares, 1e-12))
-        return (1 + SQRT5 * radius + 5 / 3 * radius**2) * np.exp(-SQRT5 * radius), radius
-
     def _covariance(self, one: Observed, other: Observed) -> Array:
         v = self.variances
         rough, own, slope = _in_time(one.times, other.times)
-        alike, _ = self._alike(one.features, other.features)
+        alike, _ = self.kernel.between(one.features, other.features)
         same = one.trials[:, None] == other.trials
         covariance: Array = alike * (v[0] + v[1] * rough) + v[2] * slope + same * (v[3] + v[4] * own) + 1.0
         return covariance
@@ -155,15 +144,3 @@ def _in_time(times: Array, others: Array) -> tuple[Array, Array, Array]:
     """How alike points of curves are in time: rough, smooth (of a trial's own curve), and by a common slope."""
     apart = np.abs(times[:, None] - others)
     return np.exp(-apart), (1 + SQRT3 * apart) * np.exp(-SQRT3 * apart), np.outer(times - 0.5, others - 0.5)
-
-
-def _inverse(covariance: Array) -> tuple[Array, float]:
-    """The inverse and the log of the determinant of a positive definite matrix."""
-    from scipy.linalg import lapack
-
-    for more in (0.0, 1e-4, 1e-2, 1.0):
-        factor, failed = lapack.dpotrf(covariance + more * np.eye(len(covariance)), lower=1)
-        if not failed:
-            break
-    lower = np.tril(lapack.dpotri(factor, lower=1)[0])
-    return lower + np.tril(lower, -1).T, 2 * float(np.log(np.diag(factor)).sum())

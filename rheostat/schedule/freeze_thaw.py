@@ -9,7 +9,9 @@ training gets a fixed share of all epochs, as in Li et al. 2018, *Hyperband*, JM
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,7 @@ from rheostat.schedule.curve_process import CurveProcess, Observed, log_time
 from rheostat.schedule.curve_reader import WORST, CurveReader, Curves
 from rheostat.schedule.fifo import check_limits
 from rheostat.search.embedding import Embedding
+from rheostat.search.gaussian_process import log_improvement
 from rheostat.search.grid import tried
 from rheostat.search.sobol import Sobol
 from rheostat.space import Choice, Space
@@ -86,19 +89,20 @@ class FreezeThaw:
             if found:
                 return found
         thaw = self._thawed(curves, model)
-        new: _New | None = None  # made where one is wanted: most decisions only thaw
+        # Nothing is weighed until one is asked for: most decisions only thaw.
+        new = iter(()) if model is None else self._new(history, curves, model, left, rng)
         while len(found) < free:
-            starts = model is not None and (new.left if new else left) > 0
+            starts = model is not None and left > 0
             stage = self._stage(spent / shares, self._stages / shares, starts, thaw)
             if stage is None:
                 break
-            if model is not None and stage == 0:
-                new = new or _New(self, history, curves, model, left, rng)
-                config = new.take()
-                if config is not None:
-                    found.append(Start(config, int(self.rungs[0])))
-            else:
+            if stage > 0:
                 found.append(Continue(thaw[stage].pop(0), int(self.rungs[stage])))
+            elif (config := next(new, None)) is not None:
+                found.append(Start(config, int(self.rungs[0])))
+                left -= 1
+            else:
+                left = 0
             spent[stage] += self._stages[stage]
         return found
 
@@ -108,9 +112,7 @@ class FreezeThaw:
         model = self._model(curves, rng)
         if model is None:
             return [start.config for start in self._first(history, n, rng)]
-        new = _New(self, history, curves, model, n, rng)
-        found = [new.take() for _ in range(n)]
-        return [config for config in found if config is not None]
+        return list(self._new(history, curves, model, n, rng))
 
     def _spent(self, curves: Curves) -> Array:
         """The epochs that each stage was given, those in training among them: (stages,)."""
@@ -132,13 +134,13 @@ class FreezeThaw:
         """The likeliest configuration, then evenly over the space: there is nothing to learn from."""
         if n <= 0:
             return []
-        configs = self.explore(history, n, rng)
+        configs = self._explore(history, n, rng)
         if not history.trials:
             likely = self.space.likely()
             configs = [likely, *(config for config in configs[1:] if config != likely)]
         return [Start(config, int(self.rungs[0])) for config in configs]
 
-    def explore(self, history: History, n: int, rng: np.random.Generator) -> list[Config]:
+    def _explore(self, history: History, n: int, rng: np.random.Generator) -> list[Config]:
         """The next points of the sequence: half of them bent by the priors at first, then more and more seldom.
 
         Who explored only where a wrong prior points would not learn that it is wrong. Fewer than `n` where both kinds
@@ -201,85 +203,63 @@ class FreezeThaw:
             if model is not None and len(trials):
                 features = self.embedding.features(curves.points[trials])
                 mean, deviation = model.predict(features, trials, np.ones(len(trials)))
-                trials = trials[np.argsort(-improvement(-MARGIN - mean, deviation), kind="stable")]
+                trials = trials[np.argsort(-_hope(-MARGIN, mean, deviation), kind="stable")]
             found.append(trials.tolist())
         return found
 
+    def _new(
+        self, history: History, curves: Curves, model: CurveProcess, n: int, rng: np.random.Generator
+    ) -> Iterator[Config]:
+        """Up to `n` new configurations, one after the other: the most hopeful, or by chance one that explores.
 
-class _New:
-    """New configurations of one decision, one after the other."""
-
-    def __init__(
-        self,
-        method: FreezeThaw,
-        history: History,
-        curves: Curves,
-        model: CurveProcess,
-        n: int,
-        rng: np.random.Generator,
-    ) -> None:
-        self.left = n
-        self.rng = rng
-        self._space = method.space
-        self._known = tried(history)
-        chance = rng.random(self.left) < EXPLORE
+        Fewer where the space is used up.
+        """
+        known = tried(history)
+        chance = (rng.random(n) < EXPLORE).tolist()
         # Those to be explored are asked for together: the sequence goes by the number of the trial.
-        self._wide = method.explore(history, int(chance.sum()), rng) if chance.any() else []
-        self._explore = chance.tolist()
-        self._spare = method._sobol, history, 2 * self.left  # of which at most a half are taken in this decision
-        embedding = method.embedding
-        self.points = embedding.snapped(_candidates(embedding, curves, rng))
-        features = embedding.features(self.points)
-        self._scaled = features / model.lengths[model.groups]
+        wide = iter(self._explore(history, sum(chance), rng))
+        hopeful = self._hopeful(history, curves, model, n, rng)
+        while chance:
+            choices = chain(islice(wide, 1), hopeful) if chance.pop() else hopeful
+            config = next((config for config in choices if config.key() not in known), None)
+            if config is None:
+                return
+            known.add(config.key())
+            yield config
+
+    def _hopeful(
+        self, history: History, curves: Curves, model: CurveProcess, n: int, rng: np.random.Generator
+    ) -> Iterator[Config]:
+        """Candidates from the best down, none close to one before it; then more of the sequence."""
+        points = self.embedding.snapped(_candidates(self.embedding, curves, rng))
+        features = self.embedding.features(points)
         mean, deviation = model.predict(features, np.full(len(features), -1), np.ones(len(features)))
         # Priors count by a power that fades: Hvarfner et al. 2022, pi-BO, ICLR, equation 6; with the square of the
         # trials after `TRUST` of them, so that a wrong prior costs little after ten full trainings.
         trust = TRUST / max(len(history.trials), 1)
-        faded = trust * min(trust, 1.0)
-        self._worth = np.log(improvement(-mean, deviation)) + faded * _liking(method.space, self.points)
-        self._open = np.ones(len(self.points), dtype=np.bool_)
-
-    def take(self) -> Config | None:
-        """The next; None, and no more after it, where the space is used up."""
-        self.left -= 1
-        if self._explore.pop() and self._wide:
-            config = self._wide.pop(0)
-            if self._is_new(config):
-                return config
-        for place in np.argsort(-self._worth, kind="stable"):
-            if self._open[place]:
-                self._open &= ((self._scaled - self._scaled[place]) ** 2).sum(axis=1) >= APART**2
-                self._open[place] = False
-                config = self._space.decode(np.nan_to_num(self.points[place], nan=0.5))
-                if self._is_new(config):
-                    return config
-        sobol, history, enough = self._spare
-        for config in sobol.suggest(history, enough, self.rng):
-            if self._is_new(config):
-                return config
-        self.left = 0
-        return None
-
-    def _is_new(self, config: Config) -> bool:
-        key = config.key()
-        if key in self._known:
-            return False
-        self._known.add(key)
-        return True
+        worth = _hope(0.0, mean, deviation) + trust * min(trust, 1.0) * _liking(self.space, points)
+        for place in _apart(worth, model.kernel.scaled(features)):
+            yield self.space.decode(np.nan_to_num(points[place], nan=0.5))
+        yield from self._sobol.suggest(history, 2 * n, rng)  # of which at most a half are known by now
 
 
 def _without_priors(space: Space) -> Space:
     return Space({name: replace(part, prior=None) for name, part in space.tuned.items()} | dict(space.fixed))
 
 
-def improvement(margin: Array, deviation: Array) -> Array:
-    """The expected improvement of a normal variable better by `margin` on average: Jones et al. 1998, equation 15."""
-    from scipy.special import ndtr
+def _hope(best: float, mean: Array, deviation: Array) -> Array:
+    """The logarithm of the expected improvement on the best: Jones et al. 1998, equation 15."""
+    hope: Array = np.log(deviation) + log_improvement((best - mean) / deviation)[0]
+    return hope
 
-    score = margin / deviation
-    density = np.exp(-0.5 * score**2) / math.sqrt(2 * math.pi)
-    gain: Array = deviation * (score * ndtr(score) + density)
-    return np.maximum(gain, 1e-300)
+
+def _apart(worth: Array, scaled: Array) -> Iterator[int]:
+    """Places from the most worth down, none close to one before it. `scaled`: (n, features), in length scales."""
+    far = np.ones(len(worth), dtype=np.bool_)
+    for place in np.argsort(-worth, kind="stable").tolist():
+        if far[place]:
+            far &= ((scaled - scaled[place]) ** 2).sum(axis=1) >= APART**2
+            yield place
 
 
 def _candidates(embedding: Embedding, curves: Curves, rng: np.random.Generator) -> Array:

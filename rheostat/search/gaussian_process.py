@@ -42,6 +42,15 @@ class Kernel:
         """Covariances, and their derivatives by half the squared scaled distance: (n, m) each."""
         return _matern(_squares(self.scaled(features), self.scaled(others)), self.signal)
 
+    def by_length(self, features: Array, pairs: Array) -> Array:
+        """The slope of a function by the logarithms of the lengths: (groups,).
+
+        `pairs`: (n, n), its derivatives by half the squared scaled distances of `features` (n, features).
+        """
+        scaled = self.scaled(features)
+        by_feature = 2 * (np.einsum("ij,ij->j", scaled, pairs @ scaled) - pairs.sum(axis=1) @ scaled**2)
+        return np.bincount(self.groups, by_feature, minlength=len(self.lengths))
+
 
 @dataclass(frozen=True)
 class Posterior:
@@ -60,7 +69,7 @@ class Posterior:
         """`targets`: (n,) or (n, s). Mean zero is assumed."""
         covariance = kernel.between(features, features)[0]
         covariance[np.diag_indices_from(covariance)] += kernel.noise + JITTER
-        precision = _inverse(_cholesky(covariance))
+        precision, _ = inverse(covariance)
         return cls(kernel, features, precision @ targets.reshape(len(targets), -1), precision)
 
     def predict(self, features: Array) -> tuple[Array, Array]:
@@ -109,21 +118,28 @@ def kernel_of(logs: Array, groups: NDArray[np.intp]) -> Kernel:
 
 def log_likelihood(kernel: Kernel, features: Array, targets: Array) -> tuple[float, Array]:
     """The log marginal likelihood, and its slope by the logarithms of lengths, signal and noise: (groups + 2,)."""
-    scaled = kernel.scaled(features)
-    covariance, slopes = _matern(_squares(scaled, scaled), kernel.signal)
+    covariance, slopes = kernel.between(features, features)
     noisy = covariance.copy()
     noisy[np.diag_indices_from(noisy)] += kernel.noise + JITTER
-    factor = _cholesky(noisy)
-    precision = _inverse(factor)
+    precision, log_determinant = inverse(noisy)
     weights = precision @ targets
-    value = -0.5 * targets @ weights - np.log(np.diag(factor)).sum() - 0.5 * len(targets) * math.log(2 * math.pi)
+    value = -0.5 * (targets @ weights + log_determinant + len(targets) * math.log(2 * math.pi))
     inner = np.outer(weights, weights) - precision  # equation 5.9
-    # by the log of a length: sum over pairs of inner * slope * -(squared distance in its features)
-    pairs = inner * slopes
-    by_feature = np.einsum("ij,ij->j", scaled, pairs @ scaled) - pairs.sum(axis=1) @ scaled**2
-    by_length = np.bincount(kernel.groups, by_feature, minlength=len(kernel.lengths))
+    by_length = kernel.by_length(features, 0.5 * inner * slopes)
     by_signal = 0.5 * np.sum(inner * covariance)
     return float(value), np.array([*by_length, by_signal, 0.5 * kernel.noise * np.trace(inner)])
+
+
+def inverse(covariance: Array) -> tuple[Array, float]:
+    """The inverse and the logarithm of the determinant, with more noise where rounding left too little to have one."""
+    from scipy.linalg import lapack
+
+    for more in (0.0, 1e-4, 1e-2, 1.0):
+        factor, failed = lapack.dpotrf(covariance + more * np.eye(len(covariance)), lower=1)
+        if not failed:
+            break
+    lower = np.tril(lapack.dpotri(factor, lower=1)[0])
+    return lower + np.tril(lower, -1).T, 2 * float(np.log(np.diag(factor)).sum())
 
 
 def log_improvement(z: Array) -> tuple[Array, Array]:
@@ -161,19 +177,3 @@ def _matern(squares: Array, signal: float) -> tuple[Array, Array]:
     covariance = slopes + (5 / 3) * squares * decay
     slopes *= -5 / 3
     return covariance, slopes
-
-
-def _cholesky(covariance: Array) -> Array:
-    from scipy.linalg import cholesky
-
-    factor: Array = cholesky(covariance, lower=True, check_finite=False)
-    return factor
-
-
-def _inverse(factor: Array) -> Array:
-    """Of the matrix that has this lower Cholesky factor."""
-    from scipy.linalg.lapack import dpotri
-
-    lower = dpotri(factor, lower=1)[0]
-    inverse: Array = np.tril(lower) + np.tril(lower, -1).T
-    return inverse

@@ -38,7 +38,7 @@ def process(observed: Observed, groups: np.ndarray = GROUPS) -> CurveProcess:
 def covariance(p: CurveProcess, one: tuple[np.ndarray, int, float], other: tuple[np.ndarray, int, float]) -> float:
     """The kernel of the docstring, point by point."""
     (x, i, t), (y, j, s) = one, other
-    r = math.sqrt(sum(((a - b) / length) ** 2 for a, b, length in zip(x, y, p.lengths, strict=True)))
+    r = math.sqrt(sum(((a - b) / length) ** 2 for a, b, length in zip(x, y, p.kernel.lengths, strict=True)))
     alike = (1 + math.sqrt(5) * r + 5 / 3 * r * r) * math.exp(-math.sqrt(5) * r)
     v, apart = p.variances, abs(t - s)
     own = (1 + math.sqrt(3) * apart) * math.exp(-math.sqrt(3) * apart)

@@ -11,7 +11,16 @@ from scipy.optimize import approx_fprime
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from rheostat.search.gaussian_process import JITTER, Kernel, Posterior, fit, kernel_of, log_improvement, log_likelihood
+from rheostat.search.gaussian_process import (
+    JITTER,
+    Kernel,
+    Posterior,
+    fit,
+    inverse,
+    kernel_of,
+    log_improvement,
+    log_likelihood,
+)
 
 
 def problem(seed: int, n: int = 25, d: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -95,6 +104,16 @@ def test_odd_targets_can_be_fitted(targets: np.ndarray) -> None:
     fitted = fit(same, targets, np.arange(2))
     mean, variance = Posterior.of(fitted, same, targets).predict(same)
     assert np.isfinite(mean).all() and (variance > 0).all()
+
+
+def test_the_inverse_of_a_covariance_and_of_one_that_has_none() -> None:
+    factor = np.random.default_rng(0).standard_normal((6, 9))
+    found, log_determinant = inverse(factor @ factor.T)
+    assert found == pytest.approx(np.linalg.inv(factor @ factor.T))
+    assert log_determinant == pytest.approx(np.linalg.slogdet(factor @ factor.T)[1])
+    rounded = np.ones((5, 5)) - 1e-3 * np.eye(5)  # an eigenvalue below 0
+    found, log_determinant = inverse(rounded)
+    assert found == pytest.approx(np.linalg.inv(rounded + 0.01 * np.eye(5)))
 
 
 @pytest.mark.parametrize("z", [-30.0, -5.0, -1.01, -0.99, 0.0, 1.3, 8.0])
