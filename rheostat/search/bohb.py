@@ -11,11 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rheostat.search.grid import tried
 from rheostat.search.observations import Observations, Observer
 from rheostat.search.parzen import Axis, Categories, Mixture, axis_of, encode
-from rheostat.search.random import Random
-from rheostat.search.stages import Chooser, Ratio, Stage, stages_of, untried_draw
+from rheostat.search.random import Random, each_once
+from rheostat.search.stages import Chooser, Ratio, Stage, stages_of
 from rheostat.space import Space
 from rheostat.types import Config, History
 
@@ -57,16 +56,11 @@ class BOHB:
         if not enough or not len(self.space):
             return self._random.suggest(history, n, rng)
         chooser = Chooser(self.space, self._ratios(seen), CANDIDATES)
-        known = tried(history)
-        configs: list[Config] = []
-        while len(configs) < n:
-            config = chooser.choose(known, rng) if rng.random() >= RANDOM else None
-            config = config or untried_draw(self.space, known, rng)
-            if config is None:
-                break
-            known.add(config.key())
-            configs.append(config)
-        return configs
+
+        def choose(_: list[Config], known: set[str]) -> Config | None:
+            return chooser.choose(known, rng) if rng.random() >= RANDOM else None
+
+        return each_once(self.space, history, n, rng, choose)
 
     def _ratios(self, seen: Observations) -> list[Ratio]:
         order = seen.order()

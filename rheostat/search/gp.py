@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from rheostat.errors import SettingError
 from rheostat.search.embedding import Embedding
 from rheostat.search.gaussian_process import Kernel, Posterior, fit, log_improvement
-from rheostat.search.grid import tried
 from rheostat.search.observations import Observations, Observer
+from rheostat.search.random import each_once
 from rheostat.search.sobol import Sobol
-from rheostat.search.stages import untried_draw
 from rheostat.space import Space
 from rheostat.types import Config, History
 
@@ -78,20 +77,14 @@ class GP:
         kernel = fit(features[few], y[few], self._embedding.groups)
         base = Posterior.of(kernel, features, y)
         box = trust_region(seen, points[0], kernel) if len(self.space) > WIDE else None
-        waiting = self._embedding.features(seen.pending)
-        luck = rng.standard_normal((len(waiting) + n, FANTASIES))
-        known = tried(history)
-        configs: list[Config] = []
-        while len(configs) < n:
+        luck = rng.standard_normal((len(seen.pending) + n, FANTASIES))
+
+        def choose(found: list[Config], known: set[str]) -> Config | None:
+            waiting = self._embedding.features(np.vstack([seen.pending, *map(self.space.encode, found)]))
             acquisition = imagined(base, y, waiting, luck[: len(waiting)])
-            config = self._best(acquisition, points[:PARENTS], box, known, rng)
-            config = config or untried_draw(self.space, known, rng)
-            if config is None:
-                break
-            configs.append(config)
-            known.add(config.key())
-            waiting = np.vstack([waiting, self._embedding.features(self.space.encode(config)[None])])
-        return configs
+            return self._best(acquisition, points[:PARENTS], box, known, rng)
+
+        return each_once(self.space, history, n, rng, choose)
 
     def _best(
         self, acquisition: Acquisition, parents: Array, box: Box | None, known: set[str], rng: np.random.Generator

@@ -10,12 +10,11 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from rheostat.search.grid import all_values, combinations
 from rheostat.search.parzen import Mixture
 from rheostat.space import Space
 from rheostat.types import Config, Scalar
 
-ATTEMPTS = 100  # draws before what is left of a space counts as used up
+ATTEMPTS = 100  # candidates, after which none is new
 
 Array = NDArray[np.float64]
 
@@ -111,19 +110,3 @@ class Chooser:
             row = codes[ratio.stage.columns]
             if not np.isnan(row).any():
                 ratio.bad.add(row, 1.0)
-
-
-def untried_draw(space: Space, known: set[str], rng: np.random.Generator) -> Config | None:
-    """A configuration that is not among the `known` keys, from the priors.
-
-    In a finite space the first of those left after 100 draws of known ones, None if all are known; in another the last
-    draw, known or not.
-    """
-    for _ in range(ATTEMPTS):
-        config = space.sample(rng)[0]
-        if config.key() not in known:
-            return config
-    values = all_values(space)
-    if values is None:
-        return config
-    return next((config for config in combinations(space, values) if config.key() not in known), None)

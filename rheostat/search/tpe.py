@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rheostat.errors import SettingError
-from rheostat.search.grid import tried
 from rheostat.search.observations import Observations, Observer
 from rheostat.search.parzen import Axis, Categories, Mixture, axis_of, encode
+from rheostat.search.random import each_once
 from rheostat.search.sobol import Sobol
-from rheostat.search.stages import Chooser, Ratio, Stage, stages_of, untried_draw
+from rheostat.search.stages import Chooser, Ratio, Stage, stages_of
 from rheostat.space import Space
 from rheostat.types import Config, History
 
@@ -69,17 +69,13 @@ class TPE:
         if len(seen) < self.startup:
             return self._sobol.suggest(history, n, rng)
         chooser = Chooser(self.space, self._ratios(seen), self.candidates)
-        known = tried(history)
-        configs: list[Config] = []
-        while len(configs) < n:
-            if configs:
-                chooser.add_bad(encode(self._axes, self.space.encode(configs[-1])[None])[0])
-            config = chooser.choose(known, rng) or untried_draw(self.space, known, rng)
-            if config is None:
-                break
-            known.add(config.key())
-            configs.append(config)
-        return configs
+
+        def choose(found: list[Config], known: set[str]) -> Config | None:
+            if found:
+                chooser.add_bad(encode(self._axes, self.space.encode(found[-1])[None])[0])
+            return chooser.choose(known, rng)
+
+        return each_once(self.space, history, n, rng, choose)
 
     def _ratios(self, seen: Observations) -> list[Ratio]:
         order = seen.order()

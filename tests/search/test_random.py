@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from rheostat.search.random import Random
+from rheostat.search.random import Random, untried_draw
 from rheostat.space import Choice, Float, Int, Prior, Space
 from rheostat.types import Config, History
 from tests.search.test_contract import grown, keys
@@ -77,3 +77,20 @@ def test_a_configuration_off_the_steps_uses_up_nothing() -> None:
 def test_a_space_with_nothing_to_tune_has_one_configuration() -> None:
     searcher = Random(Space(lr=0.1))
     assert searcher.suggest(History(), 3, np.random.default_rng(0)) == [Config(lr=0.1)]
+
+
+def test_a_draw_that_is_not_known() -> None:
+    space, rng = Space(a=Int(1, 3), b=Choice([1], when={"a": 3})), np.random.default_rng(0)
+    known: set[str] = set()
+    for _ in range(3):
+        config = untried_draw(space, known, rng)
+        assert config is not None and config.key() not in known
+        known.add(config.key())
+    assert untried_draw(space, known, rng) is None
+
+
+def test_where_a_space_has_no_end_a_draw_may_be_known() -> None:
+    space = Space(a=Choice([1, 2]), x=Float(0.0, 1.0, when={"a": 2}))
+    always_one = type("Zeros", (), {"random": lambda self, shape: np.zeros(shape)})()
+    config = untried_draw(space, {'{"a": 1}'}, always_one)
+    assert config is not None and config.a == 1 and not math.isnan(config.a)

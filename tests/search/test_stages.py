@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from hypothesis import given
 
-from rheostat.search.stages import Stage, stages_of, untried_draw
-from rheostat.space import Choice, Float, Int, Space
+from rheostat.search.stages import Stage, stages_of
+from rheostat.space import Choice, Float, Space
 from tests.spaces import spaces
 
 NESTED = Space(
@@ -41,20 +39,3 @@ def test_every_hyperparameter_has_a_stage_in_which_it_is_active_where_all_others
         for stage in stages:
             assert len({bool(active[place]) for place in stage.own}) == 1
             assert not active[stage.own[0]] or active[list(stage.given)].all()
-
-
-def test_a_draw_that_is_not_known() -> None:
-    space, rng = Space(a=Int(1, 3), b=Choice([1], when={"a": 3})), np.random.default_rng(0)
-    known: set[str] = set()
-    for _ in range(3):
-        config = untried_draw(space, known, rng)
-        assert config is not None and config.key() not in known
-        known.add(config.key())
-    assert untried_draw(space, known, rng) is None
-
-
-def test_where_a_space_has_no_end_a_draw_may_be_known() -> None:
-    space = Space(a=Choice([1, 2]), x=Float(0.0, 1.0, when={"a": 2}))
-    always_one = type("Zeros", (), {"random": lambda self, shape: np.zeros(shape)})()
-    config = untried_draw(space, {'{"a": 1}'}, always_one)
-    assert config is not None and config.a == 1 and not math.isnan(config.a)
