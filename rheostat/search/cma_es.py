@@ -9,7 +9,7 @@ as in Auger and Hansen 2005, *A restart CMA evolution strategy with increasing p
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,8 @@ from cmaes import CatCMAwM  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from rheostat.errors import SettingError
-from rheostat.search.grid import tried
-from rheostat.search.worth import Points, common_epoch, draw_untried, worth
+from rheostat.search.observations import Observer
+from rheostat.search.random import each_once
 from rheostat.space import Choice, Float, Hyperparameter, Space
 from rheostat.types import Config, History, derive_seed
 
@@ -57,38 +57,34 @@ class CMAES:
         self.seed = seed
         self.coordinates = Coordinates.of(space)
         self.population = population or 4 + math.floor(3 * math.log(max(len(self.coordinates), 1)))
-        self._points = Points(space)
+        self._observer = Observer(space)
         self._evolution: Evolution | None = None
 
     def suggest(self, history: History, n: int, rng: np.random.Generator) -> list[Config]:
-        configs: list[Config] = []
-        if n > 0 and len(self.coordinates):
-            known = tried(history)
+        drawn: Iterator[Config] = iter(())
+        if len(self.coordinates):
             evolution = self._replayed(history)
             fresh = len(history.trials) - evolution.begun  # may have been drawn from this very distribution
-            for index in range(fresh + REPEATS * evolution.size):
-                if len(configs) == n:
-                    break
-                config = evolution.draw(index)
-                if config.key() not in known:
-                    known.add(config.key())
-                    configs.append(config)
-        return configs + draw_untried(self.space, history, configs, n - len(configs), rng)
+            drawn = map(evolution.draw, range(fresh + REPEATS * evolution.size))
+
+        def choose(_: list[Config], known: set[str]) -> Config | None:
+            return next((config for config in drawn if config.key() not in known), None)
+
+        return each_once(self.space, history, n, rng, choose)
 
     def _replayed(self, history: History) -> Evolution:
         """The evolution of the trials that have values, up to the last complete generation."""
-        epoch = common_epoch(history.trials, self.population)
-        held = (trial for trial in history.trials if self._points[trial.config] is not None)
-        judged = [(value, trial) for trial in held if (value := worth(trial, epoch)) is not None]
+        seen = self._observer.observe(history, self.population)
+        ranks = np.argsort(seen.order())
 
         def generation(start: int, size: int) -> tuple[Config, ...]:
-            ranked = sorted(judged[start : start + size], key=lambda pair: (pair[0], pair[1].number))
-            return tuple(trial.config for _, trial in ranked)
+            ranked = seen.trials[start : start + size][np.argsort(ranks[start : start + size])]
+            return tuple(history.trials[i].config for i in ranked)
 
         evolution = self._evolution
         if evolution is None or any(told != generation(start, len(told)) for start, told in evolution.told):
             evolution = Evolution(self.space, self.coordinates, self.seed, self.population)
-        while len(judged) - evolution.begun >= evolution.size:
+        while len(seen) - evolution.begun >= evolution.size:
             evolution.tell(generation(evolution.begun, evolution.size))
         self._evolution = evolution
         return evolution

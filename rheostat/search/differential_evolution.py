@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rheostat.errors import SettingError
-from rheostat.search.grid import tried
+from rheostat.search.observations import Observer
+from rheostat.search.random import each_once
 from rheostat.search.sobol import Sobol
-from rheostat.search.worth import NO_GOOD, Points, Worth, common_epoch, draw_untried, worth
 from rheostat.space import Space
 from rheostat.types import Config, History
 
@@ -55,35 +55,28 @@ class DifferentialEvolution:
         self.weight = weight
         self.crossover = crossover
         self._first = Sobol(space, seed)
-        self._points = Points(space)
+        self._observer = Observer(space)
 
     def suggest(self, history: History, n: int, rng: np.random.Generator) -> list[Config]:
-        begun, known = len(history.trials), tried(history)
+        begun = len(history.trials)
         first = self._first.suggest(history, min(n, max(self.population - begun, 0)), rng)
         members = self._members(history) if n > len(first) else {}
-        configs: list[Config] = []
-        for number in range(begun, begun + n):
-            found = first[len(configs)] if len(configs) < len(first) else self._offspring(members, number, known, rng)
-            if found is None or found.key() in known:
-                fallback = draw_untried(self.space, history, configs, 1, rng)
-                if not fallback:
-                    break
-                found = fallback[0]
-            known.add(found.key())
-            configs.append(found)
-        return configs
+
+        def choose(found: list[Config], known: set[str]) -> Config | None:
+            if len(found) < len(first):
+                return first[len(found)]
+            return self._offspring(members, begun + len(found), known, rng)
+
+        return each_once(self.space, history, n, rng, choose)
 
     def _members(self, history: History) -> dict[int, Vector]:
         """By place, the best of its trials; places without a good trial are left out."""
-        epoch = common_epoch(history.trials, self.population)
-        best: dict[int, tuple[Worth, Vector]] = {}
-        for trial in history.trials:
-            value, place = worth(trial, epoch), trial.number % self.population
-            if value is None or value == NO_GOOD or (place in best and value > best[place][0]):
-                continue  # of equal ones the newer is taken, which lets a plateau be crossed
-            if (point := self._points[trial.config]) is not None:
-                best[place] = value, point
-        return {place: point for place, (_, point) in sorted(best.items())}
+        seen = self._observer.observe(history, self.population)
+        good = np.flatnonzero(np.isfinite(seen.values))
+        # From the worst, so that the best stays; of equal ones the newer, which lets a plateau be crossed.
+        order = good[np.lexsort((-seen.values[good], seen.epochs[good]))]
+        best = {history.trials[seen.trials[i]].number % self.population: seen.points[i] for i in order}
+        return dict(sorted(best.items()))
 
     def _offspring(
         self, members: dict[int, Vector], number: int, known: set[str], rng: np.random.Generator

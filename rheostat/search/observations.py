@@ -26,11 +26,13 @@ Array = NDArray[np.float64]
 class Observations:
     """Trials that say something of the space, in order of number; cancelled ones and those outside it are left out.
 
-    `points`: (n, len(space)), in the unit cube, NaN where not active. `values`: (n,), the lowest value until `epoch`,
-    or until where the trial came; infinity where it diverged or failed. `epochs`: (n,), how far that is, at most
-    `epoch`. `pending`: (m, len(space)), the points of trials that have no value yet.
+    `trials`: (n,), their places in the history. `points`: (n, len(space)), in the unit cube, NaN where not active.
+    `values`: (n,), the lowest value until `epoch`, or until where the trial came; infinity where it diverged or failed.
+    `epochs`: (n,), how far that is, at most `epoch`. `pending`: (m, len(space)), the points of trials that have no
+    value yet.
     """
 
+    trials: NDArray[np.intp]
     points: Array
     values: Array
     epochs: NDArray[np.int64]
@@ -41,7 +43,10 @@ class Observations:
         return len(self.values)
 
     def order(self) -> NDArray[np.int64]:
-        """The indices from the best trial to the worst: those that came furthest first, diverged ones last."""
+        """The indices from the best trial to the worst: those that came furthest first, diverged ones last.
+
+        Of equal ones the older comes first.
+        """
         return np.lexsort((self.values, -self.epochs, np.isinf(self.values)))
 
 
@@ -75,6 +80,7 @@ class Observer:
         self._epoch = epoch
         seen = levels > PENDING
         return Observations(
+            trials=np.flatnonzero(seen),
             points=self._points[:n][seen],
             values=self._values[:n][seen],
             epochs=np.minimum(levels[seen], epoch),

@@ -20,8 +20,8 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from rheostat.errors import SettingError, SpaceError, unknown
-from rheostat.search.grid import tried
-from rheostat.search.worth import common_epoch, draw_untried
+from rheostat.search.observations import Observer
+from rheostat.search.random import each_once
 from rheostat.space import Choice, Float, Hyperparameter, Int, Space
 from rheostat.types import UNLIMITED, Config, History, Scalar, Status, TrialRecord
 
@@ -109,26 +109,18 @@ class OptunaSearcher:
         self.space = space
         self.sampler = sampler
         self.adaptive = sampler.adaptive
+        self._observer = Observer(space)
         self._distributions = {name: distribution(part) for name, part in space.tuned.items()}
 
     def suggest(self, history: History, n: int, rng: np.random.Generator) -> list[Config]:
-        found: list[Config] = []
         with _quiet():
             study = self._study(history)
-            known = tried(history)
-            while len(found) < n and (config := self._new(study, known, history, found, rng)) is not None:
-                known.add(config.key())
-                found.append(config)
-        return found
 
-    def _new(
-        self, study: optuna.Study, known: set[str], history: History, found: list[Config], rng: np.random.Generator
-    ) -> Config | None:
-        for _ in range(ATTEMPTS):
-            config = self._ask(study, rng)
-            if config.key() not in known:
-                return config
-        return next(iter(draw_untried(self.space, history, found, 1, rng)), None)
+            def choose(_: list[Config], known: set[str]) -> Config | None:
+                asked = (self._ask(study, rng) for _ in range(ATTEMPTS))
+                return next((config for config in asked if config.key() not in known), None)
+
+            return each_once(self.space, history, n, rng, choose)
 
     def _ask(self, study: optuna.Study, rng: np.random.Generator) -> Config:
         """A configuration; its trial stays in the study as a running one."""
@@ -142,17 +134,18 @@ class OptunaSearcher:
 
     def _study(self, history: History) -> optuna.Study:
         study = optuna.create_study(sampler=self.sampler.make(0))
-        for trial in self._told(history.trials):
+        for trial in self._told(history):
             if self.sampler.notes and trial.state is not TrialState.FAIL:
                 _ask_again(study, trial)
             else:
                 study.add_trial(trial)
         return study
 
-    def _told(self, trials: Sequence[TrialRecord]) -> Iterator[FrozenTrial]:
+    def _told(self, history: History) -> Iterator[FrozenTrial]:
+        trials = history.trials
         stopped = any(trial.values for trial in trials if trial.status in UNFINISHED)
         compared = stopped and not self.sampler.prunes
-        epoch = common_epoch(trials, len(self.space) + ENOUGH) if compared else UNLIMITED
+        epoch = self._observer.observe(history, len(self.space) + ENOUGH).epoch if compared else UNLIMITED
         worths = [_worth(trial, epoch) for trial in trials]
         worst = max((worth for worth in worths if worth is not None and worth < math.inf), default=0.0)
         for trial, worth in zip(trials, worths, strict=True):

@@ -13,7 +13,7 @@ from rheostat.search.grid import all_values, combinations, tried
 from rheostat.space import Space
 from rheostat.types import Config, History
 
-ATTEMPTS = 100  # draws before what is left of a space counts as used up
+ATTEMPTS = 100  # draws before what is left of a space counts as rare
 
 Choose = Callable[[list[Config], set[str]], Config | None]
 

@@ -8,10 +8,10 @@ import pytest
 from cmaes import CatCMAwM
 
 from rheostat.errors import SettingError
-from rheostat.search.base import Searcher
 from rheostat.search.cma_es import CMAES, Coordinates, levels
 from rheostat.space import Choice, Float, Int, Prior, Space
 from rheostat.types import Config, History, Status, TrialRecord, derive_seed
+from tests.search.test_contract import study
 
 CUBE = Space({f"x{i}": Float(0.0, 1.0) for i in range(3)})
 MIXED = Space(x=Float(0.0, 1.0), n=Int(1, 9), kind=Choice(["a", "b", "c"]))
@@ -27,17 +27,6 @@ def ellipsoid(config: Config) -> float:
 
 def mixed(config: Config) -> float:
     return abs(config.x - 0.2) + abs(config.n - 7) / 8 + ("abc".index(config.kind) != 1)
-
-
-def study(
-    searcher: Searcher, value: Callable[[Config], float], trials: int, batch: int = 1, first: Sequence[Config] = ()
-) -> list[TrialRecord]:
-    """So many trials, each of one epoch, `batch` of them at a time."""
-    done: list[TrialRecord] = [TrialRecord(i, c, Status.DONE, (value(c),), 1) for i, c in enumerate(first)]
-    while len(done) < trials:
-        for config in searcher.suggest(History(tuple(done)), batch, np.random.default_rng(len(done))):
-            done.append(TrialRecord(len(done), config, Status.DONE, (value(config),), 1))
-    return done
 
 
 def best(trials: Sequence[TrialRecord]) -> float:

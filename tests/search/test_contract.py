@@ -92,6 +92,17 @@ def measured(space: Space, trials: int, value: Callable[[int], float], seed: int
     return History(tuple(TrialRecord(i, c, Status.DONE, (value(i),), 1) for i, c in enumerate(configs)))
 
 
+def study(
+    searcher: Searcher, value: Callable[[Config], float], trials: int, batch: int = 1, first: Sequence[Config] = ()
+) -> list[TrialRecord]:
+    """So many trials, each of one epoch, `batch` of them at a time."""
+    done: list[TrialRecord] = [TrialRecord(i, c, Status.DONE, (value(c),), 1) for i, c in enumerate(first)]
+    while len(done) < trials:
+        for config in searcher.suggest(History(tuple(done)), batch, np.random.default_rng(len(done))):
+            done.append(TrialRecord(len(done), config, Status.DONE, (value(config),), 1))
+    return done
+
+
 def keys(configs: Sequence[Config]) -> list[str]:
     return [config.key() for config in configs]
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,12 +8,11 @@ from scipy.optimize import differential_evolution
 
 from rheostat.errors import SettingError
 from rheostat.schedule.hyperband import Hyperband
-from rheostat.search.base import Searcher
 from rheostat.search.differential_evolution import DifferentialEvolution
 from rheostat.search.sobol import Sobol
-from rheostat.search.worth import common_epoch, worth
 from rheostat.space import Choice, Float, Int, Space
 from rheostat.types import Config, Continue, History, Start, Status, TrialRecord
+from tests.search.test_contract import study
 
 SPACE = Space(x=Float(0.0, 1.0), y=Float(0.0, 1.0))
 WIDE = Space({f"x{i}": Float(-5.12, 5.12) for i in range(5)})
@@ -23,14 +21,6 @@ WIDE = Space({f"x{i}": Float(-5.12, 5.12) for i in range(5)})
 def rastrigin(config: Config) -> float:
     x = np.array([config[name] for name in config])
     return float(10 * len(x) + np.sum(x**2 - 10 * np.cos(2 * math.pi * x)))
-
-
-def study(searcher: Searcher, value: Callable[[Config], float], trials: int, batch: int = 1) -> list[TrialRecord]:
-    done: list[TrialRecord] = []
-    while len(done) < trials:
-        for config in searcher.suggest(History(tuple(done)), batch, np.random.default_rng(len(done))):
-            done.append(TrialRecord(len(done), config, Status.DONE, (value(config),), 1))
-    return done
 
 
 def record(number: int, x: float, y: float, *values: float, status: Status = Status.DONE) -> TrialRecord:
@@ -124,19 +114,6 @@ def test_members_are_compared_at_the_largest_epoch_that_enough_have_reached() ->
     assert members(*first[:3], behind)[0] == (0.9, 0.9)  # three are too few: all are compared at epoch 1
     converged = record(4, 0.9, 0.9, 1.0, status=Status.CONVERGED)  # would have kept its value
     assert members(*first, converged)[0] == (0.9, 0.9)
-
-
-def test_common_epoch_and_worth() -> None:
-    trials = [record(0, 0, 0, 3.0, 2.0), record(1, 0, 0, 1.0, math.nan, 5.0), record(2, 0, 0)]
-    assert [common_epoch(trials, n) for n in (1, 2, 3, 4)] == [3, 2, 1, 1]
-    paused = record(0, 0, 0, 3.0, 2.0, status=Status.PAUSED)
-    assert worth(paused, 1) == (-1, 3.0)
-    assert worth(paused, 2) == worth(paused, 9) == (-2, 2.0)
-    assert worth(trials[0], 9) == (-9, 2.0)  # it is done
-    assert worth(trials[1], 2) == (-2, 1.0)
-    assert worth(record(1, 0, 0, 1.0, math.nan), 1) == (0, math.inf)
-    assert worth(record(1, 0, 0, math.nan, 1.0, status=Status.PAUSED), 1) == (0, math.inf)
-    assert worth(trials[2], 1) is None
 
 
 def test_the_first_trials_are_sobol_points() -> None:

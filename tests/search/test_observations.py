@@ -60,7 +60,9 @@ def test_bad_ends_are_worst_cancelled_trials_nothing_and_those_in_flight_pending
         (Status.WAITING, ()),
     )
     seen = Observer(SPACE).observe(trials, enough=10)
+    assert seen.trials.tolist() == [0, 1, 4, 5, 6]
     assert seen.values.tolist() == [math.inf, math.inf, 0.4, 0.5, math.inf]
+    assert seen.order().tolist() == [2, 3, 0, 1, 4]  # of equal ones the older first
     assert np.array_equal(seen.pending, [SPACE.encode(trials.trials[i].config) for i in (3, 7)], equal_nan=True)
 
 

@@ -64,7 +64,7 @@ def records(*trials: tuple[Status, tuple[float, ...]], space: Space = LINE) -> H
 
 
 def told(searcher: OptunaSearcher, history: History) -> list[optuna.trial.FrozenTrial]:
-    return list(searcher._told(history.trials))
+    return list(searcher._told(history))
 
 
 # -- against Optuna ----------------------------------------------------------------------------------------------
