@@ -49,7 +49,7 @@ class Kernel:
         """
         scaled = self.scaled(features)
         by_feature = 2 * (np.einsum("ij,ij->j", scaled, pairs @ scaled) - pairs.sum(axis=1) @ scaled**2)
-        return np.bincount(self.groups, by_feature, minlength=len(self.lengths))
+        return np.bincount(self.groups, by_feature, minlength=len(self.lengths)).astype(np.float64)
 
 
 @dataclass(frozen=True)
