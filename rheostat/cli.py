@@ -73,6 +73,9 @@ def tune(
         list[str] | None, typer.Option(help="Another objective: parameters, or examples_per_second=maximize")
     ] = None,
     limit: Annotated[list[str] | None, typer.Option(help="What a trial must keep: 'parameters <= 50000'")] = None,
+    earlier: Annotated[
+        list[str] | None, typer.Option(help="A study to learn from: what to try first, and what is likely; repeatable")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes configurations, weights and batches [default: 0]")] = None,
     space: Annotated[Path | None, typer.Option(help="A TOML file with the space to search.")] = None,
     set_: Fixed = None,
@@ -108,6 +111,7 @@ def tune(
         minutes=minutes,
         also=None if also is None else dict(commands.objective(words) for words in also),
         limits=limit,
+        earlier=earlier or (),
         seed=seed,
         search=search,
         schedule=schedule,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import psutil
 
-from rheostat.changes import changes, goal_changes
+from rheostat.changes import changes, goal_changes, keeping_priors
 from rheostat.environment import describe_environment
 from rheostat.errors import SettingError, StudyError, WorkerError, unknown
 from rheostat.execute.base import Executor
@@ -26,6 +26,7 @@ from rheostat.records.store import DEFAULT_URL, Records, StudyRecord
 from rheostat.results import Best, TrialResult, best_of, frame, front_of, nearest, objectives, results
 from rheostat.schedule.base import Scheduler
 from rheostat.schedule.goals import GoalReader, WithGoals
+from rheostat.search.transfer import Earlier, Lessons, learn
 from rheostat.session import Plan, Session, Sink
 from rheostat.show.base import Watcher
 from rheostat.show.console import make_console
@@ -42,6 +43,7 @@ from rheostat.types import (
     Scalar,
     Start,
     Status,
+    TrialRecord,
     trial_seed,
 )
 
@@ -81,8 +83,11 @@ class Study:
 
     A study that is continued keeps those that are not given.
 
+    A new study learns from `earlier` ones, given themselves or by their names in this storage: what to try first, and
+    priors for what has none (docs/search.md). All of it is kept with the new study, which needs them no more.
+
     Raises StudyError when a study of this name exists that cannot be continued with these arguments, and prints
-    what differs; StorageError when the storage cannot be used.
+    what differs, and when nothing can be learnt from earlier ones; StorageError when the storage cannot be used.
     """
 
     def __init__(
@@ -97,6 +102,7 @@ class Study:
         storage: str | Path | None = None,
         seed: int | None = None,
         load_if_exists: bool = True,
+        earlier: str | Study | Sequence[str | Study] = (),
         target: Mapping[str, Any] | None = None,
         data_fingerprint: str = "",
     ) -> None:
@@ -107,7 +113,10 @@ class Study:
             raise SettingError(f"name={name!r}: give a name without '/' that does not begin with a dot.")
         space = space if isinstance(space, Space) else Space(space)
         self.records = Records(storage_url(storage))
+        learnt = ""
         if self.records.find_study(name) is None:
+            lessons = self._lessons(space, earlier) if earlier else None
+            space, learnt = (space, "") if lessons is None else (lessons.space, str(lessons))
             record = self.records.create_study(
                 name,
                 space=space,
@@ -119,6 +128,9 @@ class Study:
                 environment=describe_environment(data_fingerprint),
                 goals=goals,
             )
+            if lessons is not None:
+                self.records.enqueue(record, lessons.first)
+                self.records.log(record, [Notice("earlier", learnt)])
         elif not load_if_exists:
             raise StudyError(f"A study named {name!r} exists already: use another name, or load_if_exists=True.")
         else:
@@ -127,11 +139,13 @@ class Study:
             goals = Goals(kept.also if also is None else goals.also, kept.limits if limits is None else goals.limits)
             record = self._change_goals(record, goals)
         self._take_up(record)
+        self._learnt = learnt
 
     def _take_up(self, record: StudyRecord) -> None:
         self._record = record
         self._builder: Callable[[Config], nn.Module] | None = None
         self._ledger: Ledger | None = None  # of ask and tell
+        self._learnt = ""  # from earlier studies, in words, until a run has shown them
         self.state = ""  # how the last run ended: finished, or stopped
 
     @classmethod
@@ -150,6 +164,7 @@ class Study:
     ) -> StudyRecord:
         """The recorded study, with the new space where every old trial can be kept."""
         record = self.records.study(name)
+        space = keeping_priors(record.space, space)
         kept, broken = changes(record.space, space)
         pairs: list[tuple[str, object, object]] = [
             ("metric", record.metric, metric),
@@ -191,6 +206,26 @@ class Study:
         words = "the goals changed, and all earlier trials are kept: " + "; ".join(goal_changes(record.goals, goals))
         self.records.log(record, [Notice("goals", words)])
         return self.records.change_study(record, space=record.space, settings=record.settings, goals=goals)
+
+    def _lessons(self, space: Space, earlier: str | Study | Sequence[str | Study]) -> Lessons:
+        """What earlier studies teach, each counted once."""
+        given = [earlier] if isinstance(earlier, str | Study) else earlier
+        studies = [Study.load(one, self.records.url) if isinstance(one, str) else one for one in given]
+        return learn(space, [one._as_earlier() for one in {one.record.uid: one for one in studies}.values()])
+
+    def _as_earlier(self) -> Earlier:
+        sign = -1 if self.direction == "maximize" else 1
+        trials = [
+            TrialRecord(
+                trial.number,
+                trial.config,
+                Status.INFEASIBLE if trial.broken else trial.status,
+                tuple(sign * value for value in trial.curve(self.metric)),
+                trial.epochs,
+            )
+            for trial in self.trials
+        ]
+        return Earlier(self.name, self.space, tuple(trials))
 
     # -- training --------------------------------------------------------------------------------------------
 
@@ -344,6 +379,9 @@ class Study:
             None if minutes is None else time.monotonic() + 60 * minutes,
             watcher,
         )
+        if self._learnt:
+            watcher.note(Notice("earlier", self._learnt))
+            self._learnt = ""
         if engine_reason:
             notice = Notice("engine", f"engine {engine}: {engine_reason}")
             self.records.log(self._record, [notice])

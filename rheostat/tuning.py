@@ -37,6 +37,7 @@ def tune(
     progress: str | Watcher = "auto",
     target: Mapping[str, Any] | None = None,
     first: Sequence[Mapping[str, Scalar]] = (),
+    earlier: str | Study | Sequence[str | Study] = (),
 ) -> Study:
     """Find the hyperparameters with which a task trains best; the study that did it.
 
@@ -44,7 +45,8 @@ def tune(
     space, its own numbers of trials and epochs, and its likeliest configuration to begin with. `trials` (60) is how
     many there shall be in all: the same call again continues the study of this name up to them. `epochs` (20) is
     the most that one may train. `workers` is how many processes train (None: as many as the machine allows; 1: this
-    one). A new study tries the configurations `first` before any others. `also` and `limits` are the further objectives
+    one). A new study tries the configurations `first` before any others, but for those that `earlier` studies, or
+    their names in this storage, teach it to try. `also` and `limits` are the further objectives
     and the limits of the study: also={"parameters": "minimize"}, limits=["val_loss <= 0.5"].
 
     Raises TaskError, DataError or SpaceError before anything is trained where the parts do not fit together, and
@@ -71,12 +73,14 @@ def tune(
         limits=limits,
         storage=storage,
         seed=seed,
+        earlier=earlier,
         target=target,
         data_fingerprint=task.fingerprint(),
     )
-    if first and not study.trials and not study.queued:
+    if first and not study.trials:
         for config in first:
-            study.enqueue(config)
+            if study.space.complete(config) not in study.queued:
+                study.enqueue(config)
     return study.train(
         task,
         trials=60 if trials is None else trials,
