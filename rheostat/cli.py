@@ -69,6 +69,9 @@ def tune(
         int | None, typer.Option(help="The most that a trial may train [default: what suits the data]")
     ] = None,
     minutes: Annotated[float | None, typer.Option(help="Stop after this time; run again to go on.")] = None,
+    min_gain: Annotated[
+        float | None, typer.Option(help="End when going on would hardly improve the metric by more.")
+    ] = None,
     also: Annotated[
         list[str] | None, typer.Option(help="Another objective: parameters, or examples_per_second=maximize")
     ] = None,
@@ -109,6 +112,7 @@ def tune(
         trials=trials,
         epochs=epochs,
         minutes=minutes,
+        min_gain=min_gain,
         also=None if also is None else dict(commands.objective(words) for words in also),
         limits=limit,
         earlier=earlier or (),

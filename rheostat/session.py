@@ -24,6 +24,7 @@ from rheostat.front import front
 from rheostat.ledger import Ledger
 from rheostat.records.store import Records, StudyRecord
 from rheostat.schedule.base import Scheduler
+from rheostat.schedule.outlook import enough
 from rheostat.show.base import Watcher
 from rheostat.train import checkpoint
 from rheostat.types import (
@@ -60,6 +61,12 @@ class Plan:
     trials: int | None = None
     deadline: float | None = None  # of time.monotonic()
     watcher: Watcher | None = None
+    min_gain: float | None = None  # the study ends where going on would hardly gain more
+
+    @property
+    def in_order(self) -> bool:
+        """Whether results change what is decided, and so the order does in which they are settled."""
+        return self.scheduler.adaptive or self.min_gain is not None
 
 
 @dataclass
@@ -75,6 +82,7 @@ class Session:
     started: float = field(default_factory=time.monotonic)
     _settled: list[int] = field(default_factory=list)
     _asked: bool = False  # for the places that are free
+    _enough: bool = False  # going on is not worth it
     _failures: int = 0
     _next_look: float = 0.0  # for commands
     _next_collection: float = 0.0
@@ -82,7 +90,7 @@ class Session:
 
     def __post_init__(self) -> None:
         sign = -1 if self.study.direction == "maximize" else 1
-        self.ledger = Ledger(self.study.metric, sign, self.plan.scheduler.adaptive, self.study.goals)
+        self.ledger = Ledger(self.study.metric, sign, self.plan.in_order, self.study.goals)
         with self.records.one_moment():
             trials = self.records.trials(self.study)
             reports, assignments = self.records.reports(self.study), self.records.assignments(self.study)
@@ -113,6 +121,7 @@ class Session:
     def _go(self, make_executor: Callable[[Sink], Executor]) -> None:
         self._obey(None)
         self._copy_parents(row.trial for row in self.ledger.training)
+        self._weigh()
         self._decide()
         if not self.ledger.training:  # nothing to do: start no processes for it
             self.state = "finished"
@@ -173,21 +182,22 @@ class Session:
             if row is not None:
                 self._settled.append(row.number)
                 self._asked = False
+                self._weigh()
             elif self._asked:
                 break
-            if self.plan.scheduler.adaptive:
+            if self.plan.in_order:
                 jobs += self._ask(self.plan.in_flight - self.ledger.in_flight)
             elif row is None:
                 while self.ledger.in_flight < self.plan.in_flight and (found := self._ask(1)):
                     jobs += found
-            self._asked = row is None or self.plan.scheduler.adaptive
+            self._asked = row is None or self.plan.in_order
         return jobs
 
     def _ask(self, free: int) -> list[Job]:
         if free <= 0:
             return []
         rng = np.random.default_rng([self.study.seed, self.ledger.decisions])
-        assignments = self.plan.scheduler.next(self.ledger.history(), free, rng)
+        assignments = [] if self._enough else self.plan.scheduler.next(self.ledger.history(), free, rng)
         assignments, queued = self._with_queue(list(assignments), free)
         if not assignments:
             return []
@@ -196,6 +206,24 @@ class Session:
         self._settled = []
         self._copy_parents(trial.number for trial in decision.new_trials)
         return [self._job(row.trial, row.until_epoch) for row in decision.rows]
+
+    def _weigh(self) -> None:
+        """Ask for no more where going on is not worth it; what is training and what was enqueued is still trained.
+
+        By what is settled alone, so it comes at the same point with any number of workers; and the same study with a
+        smaller number goes on as if it had never stopped.
+        """
+        least = self.plan.min_gain
+        if least is None or self._enough:
+            return
+        said = enough(self.ledger.history(), self.plan.max_epochs, least)
+        if said is not None:
+            self._enough = True
+            words = (
+                f"ending here: {said.epochs} more epochs would improve {self.study.metric} by more than {least:g} with "
+                f"a chance of {said.chance(least):.1%}, by {said.expected:.2g} on average; a smaller min_gain goes on"
+            )
+            self._note([Notice("enough", words)])
 
     def _copy_parents(self, trials: Iterable[int]) -> None:
         """Give new trials the checkpoints that they begin with; before anything is submitted, so before it changes."""

@@ -27,6 +27,7 @@ from rheostat.results import Best, TrialResult, best_of, frame, front_of, neares
 from rheostat.schedule.base import Scheduler
 from rheostat.schedule.goals import GoalReader, WithGoals
 from rheostat.search.transfer import Earlier, Lessons, learn
+from rheostat.schedule.outlook import Outlook, outlook
 from rheostat.session import Plan, Session, Sink
 from rheostat.show.base import Watcher
 from rheostat.show.console import make_console
@@ -37,6 +38,7 @@ from rheostat.types import (
     UNLIMITED,
     Config,
     Goals,
+    History,
     Notice,
     Outcome,
     Report,
@@ -236,6 +238,7 @@ class Study:
         trials: int | None = None,
         epochs: int | None = None,
         minutes: float | None = None,
+        min_gain: float | None = None,
         search: str = AUTO,
         schedule: str | Scheduler = AUTO,
         workers: int | None = 1,
@@ -250,6 +253,9 @@ class Study:
         the learning curves chooses configurations and how long they train, where `epochs` is given; without it all
         train to the end. docs/search.md has the other methods. With `workers` other than 1 the objective runs in
         that many processes (None: as many as the machine allows).
+
+        With `min_gain` the study ends when going on is not worth it: when as many epochs again, and at least 8 full
+        trainings, would improve the metric by more than that, in its units, with a chance below 5 % (see `outlook`).
         """
         from rheostat.train.objective import ObjectiveRunner
 
@@ -262,6 +268,7 @@ class Study:
             trials=trials,
             epochs=UNLIMITED if epochs is None else epochs,
             minutes=minutes,
+            min_gain=min_gain,
             search=search,
             schedule=schedule,
             workers=workers,
@@ -278,6 +285,7 @@ class Study:
         trials: int | None = 60,
         epochs: int = 20,
         minutes: float | None = None,
+        min_gain: float | None = None,
         search: str = AUTO,
         schedule: str | Scheduler = AUTO,
         workers: int | None = None,
@@ -319,6 +327,7 @@ class Study:
             trials=trials,
             epochs=epochs,
             minutes=minutes,
+            min_gain=min_gain,
             search=search,
             schedule=schedule,
             workers=workers,
@@ -354,6 +363,7 @@ class Study:
         trials: int | None,
         epochs: int,
         minutes: float | None,
+        min_gain: float | None,
         search: str,
         schedule: str | Scheduler,
         workers: int | None,
@@ -365,20 +375,17 @@ class Study:
         engine_reason: str = "",
     ) -> Study:
         _positive(trials=trials, epochs=epochs, minutes=minutes, workers=workers, threads=threads, in_flight=in_flight)
+        _positive(min_gain=min_gain)
+        if min_gain is not None:
+            self._need_one_goal("min_gain")
         scheduler = self._plan_scheduler(search, schedule, trials, epochs)
         places = workers or default_workers(data_bytes, trials, threads or 1)
         watcher = make_console(progress) if isinstance(progress, str) else progress
-        flight = self._keep_settings(trials, epochs, search, schedule, threads, engine, in_flight)
+        flight = self._keep_settings(trials, epochs, min_gain, search, schedule, threads, engine, in_flight)
+        deadline = None if minutes is None else time.monotonic() + 60 * minutes
+        plan = Plan(scheduler, epochs, flight, trials, deadline, watcher, min_gain)
         if in_flight is None:
-            flight = max(flight, places if scheduler.adaptive else places * runner.lanes)
-        plan = Plan(
-            scheduler,
-            epochs,
-            flight,
-            trials,
-            None if minutes is None else time.monotonic() + 60 * minutes,
-            watcher,
-        )
+            plan.in_flight = max(flight, places if plan.in_order else places * runner.lanes)
         if self._learnt:
             watcher.note(Notice("earlier", self._learnt))
             self._learnt = ""
@@ -420,6 +427,7 @@ class Study:
         self,
         trials: int | None,
         epochs: int,
+        min_gain: float | None,
         search: str,
         schedule: str | Scheduler,
         threads: int | None,
@@ -437,6 +445,8 @@ class Study:
             "engine": engine,
             "in_flight": in_flight or old.get("in_flight", IN_FLIGHT_OF_LANES if engine == "lanes" else IN_FLIGHT),
         }
+        if min_gain is not None:
+            new["min_gain"] = min_gain
         reasons = {
             "epochs": "the learning rate of every trial is laid out over them",
             "threads": "results differ in their last digits",
@@ -625,6 +635,26 @@ class Study:
         end = np.array([-reference[n] if d == "maximize" else reference[n] for n, d in directions.items()])
         points = [objectives(trial, self.direction, self.goals) for trial in self.front()]
         return hypervolume(np.array(points, dtype=float).reshape(-1, len(end)), end)
+
+    def outlook(self, epochs: int | None = None) -> Outlook | None:
+        """What so many more epochs, all trials together, would gain: by default as many as were trained so far.
+
+        `expected` and the interval from `low` to `high` (5 and 95 %) are in the units of the metric and never negative,
+        also where it is maximised; `chance(0.001)` is the probability to gain more than that, `share_begun` the part
+        that trials bring that have begun. docs/search.md says how far this holds. None while fewer than two trials
+        have different values. Raises SettingError where the study has further objectives or limits.
+        """
+        self._need_one_goal("outlook")
+        ledger = self._books(again=True)
+        trials = tuple(ledger.latest(trial.number) for trial in ledger.history().trials)
+        return outlook(History(trials), self._record.settings.get("epochs", UNLIMITED), epochs)
+
+    def _need_one_goal(self, asked: str) -> None:
+        if self.goals:
+            raise SettingError(
+                f"{asked} speaks of {self.metric} alone, but study {self.name!r} has further objectives or limits: "
+                "use trials or minutes to end it."
+            )
 
     def frame(self) -> Any:
         """The trials as a pandas DataFrame."""

@@ -37,6 +37,8 @@ SPREAD = 1.2  # standard deviation of the logarithm of the factor by which that 
 BEGUN = 0.5  # what trials that may go on add to n / N, by the epochs to be spent by those spent
 UNFINISHED = 5.5  # and what is added where the best has trained one epoch, less by the logarithm of its epochs
 LEVELS = 0.05, 0.95  # of the interval
+HARDLY = 0.05  # a chance that is not worth going on for
+AHEAD = 8  # full trainings, for which at least it is asked: who doubled a little would end where little was tried
 
 _nodes, _weights = np.polynomial.hermite_e.hermegauss(9)
 FACTORS, WEIGHTS = np.exp(SPREAD * _nodes), _weights / _weights.sum()
@@ -98,32 +100,52 @@ class Outlook:
 def outlook(history: History, max_epochs: int, epochs: int | None = None) -> Outlook | None:
     """What `epochs` more, spent by the default method, will gain; by default as many as were spent.
 
-    None where too little is known: fewer than two trials with different values. Infinite values are those of trials
-    that reached nothing. Raises SettingError for less than one epoch.
+    None where too little is known: fewer than two trials with different values. Values that are not finite are left
+    out. Raises SettingError for less than one epoch.
     """
     if epochs is not None:
         check_at_least("epochs", epochs, 1)
-    spent = sum(trial.epochs - trial.born for trial in history.trials)
-    trained = [trial for trial in history.trials if math.isfinite(lowest(trial))]
-    values = np.unique([lowest(trial) for trial in trained])
+    lows = [_lowest(trial) for trial in history.trials]
+    values = np.unique(np.array(lows)[np.isfinite(lows)])
     if len(values) < 2:
         return None
-    quarter = float(np.quantile(values, 0.25)) - float(values[0])  # of different values: many may not have learnt
+    spent = _spent(history)
     epochs = spent if epochs is None else epochs
-    if max_epochs == UNLIMITED:
-        max_epochs = max(trial.epochs for trial in trained)
+    full = _full_training(history, max_epochs)
+    quarter = float(np.quantile(values, 0.25)) - float(values[0])  # of different values: many may not have learnt
     begun = 0.0
-    if any(_goes_on(trial, max_epochs) for trial in trained):
-        best = min(trained, key=lambda trial: (lowest(trial), trial.number))
-        left = 1 - log_time(np.array([best.epochs]), max_epochs).item() if _goes_on(best, max_epochs) else 0.0
+    if any(_goes_on(trial, full) for trial, low in zip(history.trials, lows, strict=True) if low < math.inf):
+        best = history.trials[int(np.argmin(lows))]
+        left = 1 - log_time(np.array([best.epochs]), full).item() if _goes_on(best, full) else 0.0
         begun = (BEGUN + UNFINISHED * left) * epochs / spent
     return Outlook(spent, epochs, SCALE * quarter, epochs / spent, begun)
 
 
-def lowest(trial: TrialRecord) -> float:
+def enough(history: History, max_epochs: int, min_gain: float) -> Outlook | None:
+    """The outlook, where going on is not worth it; None where it is, or may be.
+
+    It is not where as many epochs again as were spent, and at least `AHEAD` full trainings, gain more than `min_gain`
+    with a chance of less than 5 %. Before a full training was spent nobody can tell: all that is known are beginnings.
+    """
+    full = _full_training(history, max_epochs)
+    spent = _spent(history)
+    said = outlook(history, max_epochs, max(spent, AHEAD * full, 1)) if spent >= full else None
+    return said if said is not None and said.chance(min_gain) < HARDLY else None
+
+
+def _lowest(trial: TrialRecord) -> float:
     """The lowest finite value of a trial; infinity where there is none."""
     return min((value for value in trial.values if math.isfinite(value)), default=math.inf)
 
 
-def _goes_on(trial: TrialRecord, max_epochs: int) -> bool:
-    return not trial.status.ended and trial.epochs < max_epochs
+def _spent(history: History) -> int:
+    return sum(trial.epochs - trial.born for trial in history.trials)
+
+
+def _full_training(history: History, max_epochs: int) -> int:
+    """The epochs of a full training: where their number is left to the objective, the longest so far."""
+    return max_epochs if max_epochs < UNLIMITED else max((trial.epochs for trial in history.trials), default=0)
+
+
+def _goes_on(trial: TrialRecord, full: int) -> bool:
+    return not trial.status.ended and trial.epochs < full

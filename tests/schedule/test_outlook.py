@@ -14,7 +14,7 @@ from scipy.integrate import quad
 
 from rheostat.errors import SettingError
 from rheostat.schedule import outlook as module
-from rheostat.schedule.outlook import Outlook, outlook
+from rheostat.schedule.outlook import Outlook, enough, outlook
 from rheostat.types import UNLIMITED, Config, History, Status, TrialRecord
 
 
@@ -90,7 +90,7 @@ histories = st.lists(trials, max_size=20).map(
 @given(histories, st.sampled_from([1, 5, 12, 100, UNLIMITED]), st.integers(1, 500), st.integers(1, 500))
 def test_whatever_trials_did(history: History, max_epochs: int, epochs: int, more: int) -> None:
     known = outlook(history, max_epochs, epochs)
-    values = {v for t in history.trials if (v := module.lowest(t)) < math.inf}
+    values = {min(v) for t in history.trials if (v := [v for v in t.values if math.isfinite(v)])}
     assert (known is None) == (len(values) < 2)
     if known is None:
         return
@@ -143,3 +143,22 @@ def test_a_copy_counts_only_what_it_trained_itself() -> None:
 def test_less_than_one_epoch_is_refused() -> None:
     with pytest.raises(SettingError, match="epochs=0"):
         outlook(finished(0.1, 0.2), 1, 0)
+
+
+def test_enough_is_where_as_many_epochs_again_hardly_gain() -> None:
+    history = finished(*np.linspace(1, 2, 21).tolist())
+    known = said(history, 1)
+    edge = next(gain for gain in np.linspace(0, 10, 1001).tolist() if known.chance(gain) < 0.05)
+    assert enough(history, 1, edge) == known
+    assert enough(history, 1, edge - 0.01) is None
+    assert enough(finished(0.5, 0.5), 1, 1e9) is None  # nothing is known
+    assert enough(history, 1, 0.0) is None
+
+
+def test_beginnings_alone_are_never_enough() -> None:
+    def begun(trials: int) -> History:
+        return History(tuple(TrialRecord(i, Config(x=i), Status.PAUSED, (1 + i / 20,), 1) for i in range(trials)))
+
+    assert enough(begun(19), 20, 1e9) is None
+    assert enough(begun(20), 20, 1e9) is not None
+    assert enough(begun(2), UNLIMITED, 1e9) is not None
