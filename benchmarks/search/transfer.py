@@ -125,15 +125,15 @@ def regrets(table: Table, known: Sequence[Earlier], seed: int, budget: float, op
 
 
 def lines_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The report, for each benchmark and all of them; in every line, tables that have both kinds."""
-    seen: dict[tuple[str, str, str], list[list[float]]] = {}
-    for row in rows:
-        seen.setdefault((row["benchmark"], row["table"], row["kind"]), []).append(row["regrets"])
-    means = {key: np.mean(found, axis=0) for key, found in seen.items()}
+    """The report, for each benchmark and all of them; in every line, tables and seeds that were run without as well."""
+    seen = {(row["benchmark"], row["table"], row["seed"], row["kind"]): row["regrets"] for row in rows}
     for name in [*dict.fromkeys(row["benchmark"] for row in rows), "all"]:
         for kind in dict.fromkeys(row["kind"] for row in rows):
-            at = [key for key in means if key[2] == kind and name in (key[0], "all")]
-            pairs = [(means[key], means[(*key[:2], "none")]) for key in at if (*key[:2], "none") in means]
+            runs: dict[tuple[str, str], list[tuple[list[float], list[float]]]] = {}
+            for (benchmark, table, seed, its), found in seen.items():
+                if its == kind and name in (benchmark, "all") and (benchmark, table, seed, "none") in seen:
+                    runs.setdefault((benchmark, table), []).append((found, seen[benchmark, table, seed, "none"]))
+            pairs = [np.mean(some, axis=0) for some in runs.values()]  # of each table, over its seeds
             if not pairs:
                 continue
             ours, none = np.array([one for one, _ in pairs]), np.array([other for _, other in pairs])
