@@ -104,6 +104,8 @@ def _conclude(study: Study, target: Target, as_json: bool, seconds: float, stora
     try:
         best = study.best
     except StudyError:
+        if any(trial.broken for trial in trials):
+            raise
         why = _failures(trials) if study.state == "finished" else "Run the same command again to go on."
         raise StudyError(f"No trial of {study.name!r} gave a result. {why}") from None
     test = _test_value(study, target)
