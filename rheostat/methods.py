@@ -13,7 +13,7 @@ from rheostat.schedule.freeze_thaw import FreezeThaw
 from rheostat.schedule.hyperband import Hyperband
 from rheostat.schedule.median import Median
 from rheostat.schedule.pasha import PASHA
-from rheostat.schedule.pb2 import pb2
+from rheostat.schedule.pb2 import Bandit
 from rheostat.schedule.pbt import PBT
 from rheostat.search.base import Searcher
 from rheostat.search.bohb import BOHB
@@ -49,12 +49,12 @@ SEARCHERS: Mapping[str, Callable[[Space, int], Searcher]] = {
 }
 SCHEDULERS: Mapping[str, Callable[[Space, Searcher, int | None, int], Scheduler]] = {
     "asha": lambda space, searcher, trials, max_epochs: ASHA(searcher, trials, max_epochs),
-    "pasha": lambda space, searcher, trials, max_epochs: PASHA(searcher, trials, max_epochs),
+    "pasha": lambda space, searcher, trials, max_epochs: PASHA(ASHA(searcher, trials, max_epochs)),
     "hyperband": lambda space, searcher, trials, max_epochs: Hyperband(searcher, trials, max_epochs),
     "median": lambda space, searcher, trials, max_epochs: Median(searcher, trials, max_epochs),
     "fifo": lambda space, searcher, trials, max_epochs: FIFO(searcher, trials, max_epochs),
     "pbt": PBT,
-    "pb2": pb2,
+    "pb2": lambda space, searcher, trials, max_epochs: PBT(space, searcher, trials, max_epochs, explore=Bandit(space)),
 }
 
 

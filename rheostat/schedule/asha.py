@@ -56,7 +56,11 @@ class ASHA:
         self.rungs = rungs(grace_epochs, max_epochs, reduction_factor)
 
     def next(self, history: History, free: int, rng: np.random.Generator) -> list[Assignment]:
-        promoted = promotions(history.trials, self.rungs, self.reduction_factor)[:free]
+        return self.within(self.rungs, history, free, rng)
+
+    def within(self, rungs: tuple[int, ...], history: History, free: int, rng: np.random.Generator) -> list[Assignment]:
+        """What to do where trials are promoted within these rungs alone, the first of `rungs`."""
+        promoted = promotions(history.trials, rungs, self.reduction_factor)[:free]
         configs = new_configs(self.searcher, history, self.trials, free - len(promoted), rng)
         return [*promoted, *(Start(config, self.rungs[0]) for config in configs)]
 

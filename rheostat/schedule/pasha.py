@@ -11,10 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rheostat.schedule.asha import ASHA, best_until, promotions
-from rheostat.schedule.fifo import new_configs
-from rheostat.search.base import Searcher
-from rheostat.types import Assignment, History, Start, Status, TrialRecord
+from rheostat.schedule.asha import ASHA, best_until
+from rheostat.types import Assignment, History, Status, TrialRecord
 
 PERCENTILE = 90  # N of the paper
 MOST_COMPARED = 200  # trials of the top rung, the best of them, by which noise is estimated
@@ -30,30 +28,17 @@ class PASHA:
 
     The paper raises the rung for good at the moment when the orders differ. Here it follows from what is known now,
     as every decision does: a rung stays allowed where a trial was promoted to it, and one in which the orders agree
-    again before that is closed. The settings are those of `ASHA`.
+    again before that is closed.
     """
 
     adaptive = True
 
-    def __init__(
-        self,
-        searcher: Searcher,
-        trials: int | None,
-        max_epochs: int,
-        grace_epochs: int = 1,
-        reduction_factor: int = 3,
-    ) -> None:
-        asha = ASHA(searcher, trials, max_epochs, grace_epochs, reduction_factor)
-        self.searcher = searcher
-        self.trials = trials
-        self.reduction_factor = reduction_factor
-        self.rungs = asha.rungs
+    def __init__(self, asha: ASHA) -> None:
+        self.asha = asha
 
     def next(self, history: History, free: int, rng: np.random.Generator) -> list[Assignment]:
-        allowed = self.rungs[: top_rung(history.trials, self.rungs) + 1]
-        promoted = promotions(history.trials, allowed, self.reduction_factor)[:free]
-        configs = new_configs(self.searcher, history, self.trials, free - len(promoted), rng)
-        return [*promoted, *(Start(config, self.rungs[0]) for config in configs)]
+        rungs = self.asha.rungs
+        return self.asha.within(rungs[: top_rung(history.trials, rungs) + 1], history, free, rng)
 
 
 def top_rung(trials: Sequence[TrialRecord], rungs: Sequence[int]) -> int:

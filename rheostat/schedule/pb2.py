@@ -1,4 +1,4 @@
-"""Population based bandits: a Gaussian process says what copies do differently.
+"""Population based bandits: PBT in which a Gaussian process says what copies do differently.
 
 Parker-Holder, Nguyen and Roberts 2020, *Provably efficient online hyperparameter optimization with population-based
 bandits*, NeurIPS 33.
@@ -13,8 +13,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from rheostat.schedule.pbt import PBT, Perturb
-from rheostat.search.base import Searcher
+from rheostat.schedule.pbt import Perturb
 from rheostat.space import Space
 from rheostat.types import Config, History, Scalar, Start, Status, TrialRecord
 
@@ -26,23 +25,6 @@ LENGTHS, FORGETTING, NOISES = (0.1, 0.2, 0.4, 0.8, 1.6), (0.0, 0.02, 0.1, 0.3), 
 Array = NDArray[np.float64]
 
 
-def pb2(
-    space: Space,
-    searcher: Searcher,
-    trials: int | None,
-    max_epochs: int,
-    population: int = 20,
-    interval: int | None = None,
-    quantile: float = 0.2,
-) -> PBT:
-    """Population based training whose copies explore as a `Bandit`; settings, and what is raised, are those of `PBT`.
-
-    For small populations, of 4 to 8: they teach the process more than random changes would find.
-    """
-    interval = max(max_epochs // 10, 1) if interval is None else interval
-    return PBT(space, searcher, trials, max_epochs, population, interval, quantile, Bandit(space, interval))
-
-
 class Bandit:
     """The values under which a network gains most in the next interval, as far as all trials so far can tell.
 
@@ -52,22 +34,22 @@ class Bandit:
     log(0.4 t), at least 0.2, and t counts intervals; those in flight count as tried, with the gain expected of them.
     Before six intervals are known it is `Perturb`.
 
-    Raises SettingError as `Perturb` does.
+    It is for small populations, of 4 to 8: they teach the process more than random changes would find. Raises
+    SettingError as `Perturb` does.
     """
 
-    def __init__(self, space: Space, interval: int, names: tuple[str, ...] = ()) -> None:
+    def __init__(self, space: Space, names: tuple[str, ...] = ()) -> None:
         self.space = space
-        self.interval = interval
         self.perturb = Perturb(space, names)
 
     def explore(
-        self, parent: TrialRecord, history: History, copies: Sequence[Start], rng: np.random.Generator
+        self, parent: TrialRecord, history: History, interval: int, copies: Sequence[Start], rng: np.random.Generator
     ) -> Config:
         names = tuple(name for name in self.perturb.names if name in parent.config)
-        inputs, times, gains = self._intervals(history, names)
+        inputs, times, gains = self._intervals(history, interval, names)
         if len(gains) < LEAST or not names:
-            return self.perturb.explore(parent, history, copies, rng)
-        now, value = parent.epochs / self.interval, parent.values[-1]
+            return self.perturb.explore(parent, history, interval, copies, rng)
+        now, value = parent.epochs / interval, parent.values[-1]
         flying = [t.config for t in history.trials if t.status is Status.TRAINING] + [copy.config for copy in copies]
         tried = [self._point(config, names) for config in flying if all(name in config for name in names)]
         units = rng.random((CANDIDATES, len(names)))
@@ -86,20 +68,20 @@ class Bandit:
     def _point(self, config: Config, names: Sequence[str]) -> list[float]:
         return [self.space[name].encode(config[name]) for name in names]
 
-    def _intervals(self, history: History, names: Sequence[str]) -> tuple[Array, Array, Array]:
+    def _intervals(self, history: History, interval: int, names: Sequence[str]) -> tuple[Array, Array, Array]:
         """Of each interval trained: hyperparameters and first value (n, names + 1), end (n,), and gain (n,)."""
         found: list[tuple[int, list[float], float]] = []
         for trial in history.trials:
             if any(name not in trial.config for name in names):
                 continue
             point = self._point(trial.config, names)
-            for end in range(max(trial.born, self.interval) + self.interval, trial.epochs + 1, self.interval):
-                first, last = trial.values[end - self.interval - 1], trial.values[end - 1]
+            for end in range(max(trial.born, interval) + interval, trial.epochs + 1, interval):
+                first, last = trial.values[end - interval - 1], trial.values[end - 1]
                 if math.isfinite(first - last):
                     found.append((end, [*point, first], first - last))
         newest = sorted(found, key=lambda row: row[0])[-MOST:]
         inputs = np.array([row for _, row, _ in newest]).reshape(len(newest), len(names) + 1)
-        times = np.array([end / self.interval for end, _, _ in newest])
+        times = np.array([end / interval for end, _, _ in newest])
         return inputs, times, np.array([gain for _, _, gain in newest])
 
 

@@ -41,9 +41,12 @@ class Explore(Protocol):
     """What a copy does differently."""
 
     def explore(
-        self, parent: TrialRecord, history: History, copies: Sequence[Start], rng: np.random.Generator
+        self, parent: TrialRecord, history: History, interval: int, copies: Sequence[Start], rng: np.random.Generator
     ) -> Config:
-        """The configuration of a copy of `parent`; `copies` are decided already and not in the history yet."""
+        """The configuration of a copy of `parent`, compared every `interval` epochs.
+
+        `copies` are decided already, and not in the history yet.
+        """
         ...
 
 
@@ -134,7 +137,7 @@ class PBT:
         starts: list[Start] = []
         for _ in range(min(owed, free)):
             parent = parents[rng.integers(len(parents))]
-            config = self.explore.explore(parent, history, starts, rng)
+            config = self.explore.explore(parent, history, self.interval, starts, rng)
             starts.append(Start(config, self._after(epoch), parent.number))
         if owed > len(starts):  # parents stay where they are until their copies have begun
             stay = [trial for trial in stay if trial not in parents]
@@ -204,7 +207,7 @@ class Perturb:
         object.__setattr__(self, "names", names)
 
     def explore(
-        self, parent: TrialRecord, history: History, copies: Sequence[Start], rng: np.random.Generator
+        self, parent: TrialRecord, history: History, interval: int, copies: Sequence[Start], rng: np.random.Generator
     ) -> Config:
         changed = {n: _perturbed(self.space[n], parent.config[n], rng) for n in self.names if n in parent.config}
         return Config({**parent.config, **changed})

@@ -19,7 +19,7 @@ from rheostat.schedule.freeze_thaw import FreezeThaw
 from rheostat.schedule.hyperband import Hyperband
 from rheostat.schedule.median import Median
 from rheostat.schedule.pasha import PASHA
-from rheostat.schedule.pb2 import pb2
+from rheostat.schedule.pb2 import Bandit
 from rheostat.schedule.pbt import PBT
 from rheostat.search.grid import Grid
 from rheostat.search.random import Random
@@ -42,11 +42,13 @@ SCHEDULERS: dict[str, Make] = {
         Random(space), trials, epochs, grace_epochs=min(2, epochs), reduction_factor=2
     ),
     "freeze-thaw": FreezeThaw,
-    "pasha": lambda space, trials, epochs: PASHA(Sobol(space, 1), trials, epochs),
+    "pasha": lambda space, trials, epochs: PASHA(ASHA(Sobol(space, 1), trials, epochs)),
     "hyperband": lambda space, trials, epochs: Hyperband(Sobol(space, 1), trials, epochs),
     "pbt": lambda space, trials, epochs: PBT(space, Sobol(space, 1), trials, epochs, population=5, interval=2),
     "pbt-one-by-one": lambda space, trials, epochs: PBT(space, Random(space), trials, epochs, population=2, interval=1),
-    "pb2": lambda space, trials, epochs: pb2(space, Sobol(space, 1), trials, epochs, population=4, interval=2),
+    "pb2": lambda space, trials, epochs: PBT(
+        space, Sobol(space, 1), trials, epochs, population=4, interval=2, explore=Bandit(space)
+    ),
 }
 COPYING = ("pbt", "pbt-one-by-one", "pb2")  # their trials wait for each other, and begin as copies of each other
 
@@ -277,7 +279,6 @@ def test_trials_that_the_scheduler_would_not_have_made(
         (lambda: ASHA(Random(SPACE), 5, 5, grace_epochs=0), "grace_epochs=0"),
         (lambda: ASHA(Random(SPACE), 5, 5, grace_epochs=6), "grace_epochs=6.*max_epochs=5"),
         (lambda: ASHA(Random(SPACE), 5, 5, reduction_factor=1), "reduction_factor=1"),
-        (lambda: PASHA(Random(SPACE), 5, 5, reduction_factor=1), "reduction_factor=1"),
         (lambda: Hyperband(Random(SPACE), 5, 5, reduction_factor=1), "reduction_factor=1"),
         (lambda: Hyperband(Random(SPACE), 5, 0), "max_epochs=0"),
     ],

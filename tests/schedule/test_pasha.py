@@ -103,11 +103,12 @@ def epochs(scheduler: ASHA | PASHA, late: float) -> tuple[int, int]:
 
 
 def test_with_a_stable_order_it_ends_at_a_lower_rung_than_asha() -> None:
-    asha, pasha = (epochs(make(Random(SPACE), 81, 81), late=0.5) for make in (ASHA, PASHA))
+    halving = ASHA(Random(SPACE), 81, 81)
+    asha, pasha = epochs(halving, late=0.5), epochs(PASHA(halving), late=0.5)
     assert asha[1] == 81
     assert pasha[1] == 3
     assert pasha[0] < asha[0] / 2
 
 
 def test_where_the_order_turns_after_the_first_rung_it_goes_on_to_the_third() -> None:
-    assert epochs(PASHA(Random(SPACE), 81, 81), late=2.0)[1] == 9
+    assert epochs(PASHA(ASHA(Random(SPACE), 81, 81)), late=2.0)[1] == 9

@@ -7,8 +7,7 @@ import pytest
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF
 
-from rheostat.schedule.pb2 import Bandit, Process, pb2
-from rheostat.search.random import Random
+from rheostat.schedule.pb2 import Bandit, Process
 from rheostat.space import Float, Int, Space
 from rheostat.types import Config, History, Start, Status, TrialRecord
 
@@ -68,7 +67,7 @@ def population(target: float, members: int = 8, intervals: int = 4) -> History:
 @pytest.mark.parametrize("target", [-3.0, -2.0, -1.0])
 def test_copies_go_to_where_most_was_gained(target: float) -> None:
     history = population(target)
-    config = Bandit(SPACE, 2).explore(history.trials[0], history, [], np.random.default_rng(0))
+    config = Bandit(SPACE).explore(history.trials[0], history, 2, [], np.random.default_rng(0))
     assert abs(math.log10(config.lr) - target) < 0.5 and config.units == 16
 
 
@@ -76,25 +75,19 @@ def test_copies_of_one_decision_differ() -> None:
     history = population(-2.0, members=3)
     copies: list[Start] = []
     for _ in range(4):
-        config = Bandit(SPACE, 2).explore(history.trials[1], history, copies, np.random.default_rng(0))
+        config = Bandit(SPACE).explore(history.trials[1], history, 2, copies, np.random.default_rng(0))
         copies.append(Start(config, 10, 1))
     assert len({copy.config.lr for copy in copies}) == 4
 
 
 def test_with_little_known_it_perturbs() -> None:
     history = population(-2.0, members=2, intervals=2)
-    bandit, rngs = Bandit(SPACE, 2), [np.random.default_rng(0) for _ in range(2)]
+    bandit, rngs = Bandit(SPACE), [np.random.default_rng(0) for _ in range(2)]
     parent = history.trials[1]
-    assert bandit.explore(parent, history, [], rngs[0]) == bandit.perturb.explore(parent, history, [], rngs[1])
+    assert bandit.explore(parent, history, 2, [], rngs[0]) == bandit.perturb.explore(parent, history, 2, [], rngs[1])
 
 
 def test_intervals_of_a_copy_are_its_own_from_where_it_was_born() -> None:
     copy = TrialRecord(0, Config(lr=0.1, units=16), Status.PAUSED, (9.0, 8.0, 7.0, 6.0, 5.0, 3.0), 6, "", 9, 4)
-    inputs, times, gains = Bandit(SPACE, 2)._intervals(History((copy,)), ("lr",))
+    inputs, times, gains = Bandit(SPACE)._intervals(History((copy,)), 2, ("lr",))
     assert inputs == pytest.approx(np.array([[0.75, 6.0]])) and times.tolist() == [3.0] and gains.tolist() == [3.0]
-
-
-def test_pb2_is_population_based_training_with_a_bandit() -> None:
-    scheduler = pb2(SPACE, Random(SPACE), 30, 20, population=6)
-    assert (scheduler.interval, scheduler.population) == (2, 6)
-    assert isinstance(scheduler.explore, Bandit) and scheduler.explore.interval == 2

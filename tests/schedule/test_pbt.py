@@ -191,10 +191,10 @@ class Reseeded:
         self.perturb, self.seed = Perturb(space), seed
 
     def explore(
-        self, parent: TrialRecord, history: History, copies: Sequence[Start], rng: np.random.Generator
+        self, parent: TrialRecord, history: History, interval: int, copies: Sequence[Start], rng: np.random.Generator
     ) -> Config:
         rng = np.random.default_rng([self.seed, len(history.trials), len(copies)])
-        return self.perturb.explore(parent, history, copies, rng)
+        return self.perturb.explore(parent, history, interval, copies, rng)
 
 
 # -- what a copy does differently ----------------------------------------------------------------------------
@@ -203,7 +203,7 @@ class Reseeded:
 def explored(space: Space, config: Config, *names: str, times: int = 400) -> list[Config]:
     parent = replace(trained(0, 0.1), config=config)
     rng = np.random.default_rng(0)
-    return [Perturb(space, names).explore(parent, History(), [], rng) for _ in range(times)]
+    return [Perturb(space, names).explore(parent, History(), 1, [], rng) for _ in range(times)]
 
 
 def test_values_are_multiplied_or_drawn_anew() -> None:
