@@ -26,8 +26,8 @@ from rheostat.records.store import DEFAULT_URL, Records, StudyRecord
 from rheostat.results import Best, TrialResult, best_of, frame, front_of, nearest, objectives, results
 from rheostat.schedule.base import Scheduler
 from rheostat.schedule.goals import GoalReader, WithGoals
-from rheostat.search.transfer import Earlier, Lessons, learn
 from rheostat.schedule.outlook import Outlook, outlook
+from rheostat.search.transfer import Earlier, Lessons, learn
 from rheostat.session import Plan, Session, Sink
 from rheostat.show.base import Watcher
 from rheostat.show.console import make_console
