@@ -189,7 +189,8 @@ def _test_value(study: Study, target: Target) -> float | None:
 def _advice(study: Study, trials: Sequence[TrialResult], validation_size: int | None) -> list[Advice]:
     sign = -1 if study.direction == "maximize" else 1
     epochs = study.record.settings.get("epochs")
-    return advise(study.space, _records(trials, study), epochs, study.metric, sign, validation_size)
+    records = [record for record in _records(trials, study) if record.keeps_limits]  # others do not show what is good
+    return advise(study.space, records, epochs, study.metric, sign, validation_size)
 
 
 def _records(trials: Sequence[TrialResult], study: Study) -> list[TrialRecord]:
