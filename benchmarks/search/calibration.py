@@ -34,6 +34,7 @@ from rheostat.types import History, Status, TrialRecord
 TRIALS, ASKED = 60, 10
 FEWEST = 10  # values of a curve whose end is asked for
 SHARES = (0.1, 0.2, 0.5)
+HALVES = {"odd": (1,), "even": (0,), "all": (0, 1)}  # the positions of tables in their folders, by their last bit
 LEVELS = np.array([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95])
 WINDOW = 0.01  # a likelihood is the probability of the truth within this, by its width; so atoms have one too
 RARE = 1e-6  # the least probability that is counted
@@ -156,7 +157,7 @@ def _first(share: float, length: int) -> int:
 
 
 def by_forecast(case: Case) -> Distribution:
-    return forecast(case.process, case.asked, log_time(case.ends, case.max_epochs))
+    return forecast(case.process, case.curves, case.asked, case.ends, case.max_epochs)
 
 
 def by_process(case: Case) -> Distribution:
@@ -290,22 +291,39 @@ def rows_of(tables: Iterable[Table], seeds: int, methods: Sequence[str]) -> Iter
 
 
 def lines_of(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The report: means over tables, for each benchmark, and over all of them."""
+    """The report: means over all tables, then how far the coverage of each benchmark lies from its levels."""
     head = " | ".join(f"{100 * level:.0f}" for level in LEVELS)
-    yield f"| benchmark | share | method | {head} | log-likelihood | rank correlation |"
+    yield f"| share | method | {head} | log-likelihood | rank correlation | tables |"
     yield "|---" * (5 + len(LEVELS)) + "|"
+    for share, method, some in _grouped(rows):
+        covered = " | ".join(f"{100 * c:.0f}" for c in np.mean([r["coverage"] for r in some], axis=0))
+        likely = np.mean([r["log_likelihood"] for r in some])
+        ranks = [r["rank_correlation"] for r in some if r["rank_correlation"] is not None]
+        rank = f"{np.mean(ranks):.2f}" if ranks else "-"
+        yield f"| {share:.0%} | {method} | {covered} | {likely:.2f} | {rank} | {len(some)} |"
     benchmarks = dict.fromkeys(row["benchmark"] for row in rows)
-    for name in [*benchmarks, "all"]:
-        for share in SHARES:
-            for method in METHODS:
-                some = [r for r in rows if (r["share"], r["method"]) == (share, method)]
-                some = [r for r in some if name in (r["benchmark"], "all")]
-                if some:
-                    covered = " | ".join(f"{100 * c:.0f}" for c in np.mean([r["coverage"] for r in some], axis=0))
-                    likely = np.mean([r["log_likelihood"] for r in some])
-                    ranks = [r["rank_correlation"] for r in some if r["rank_correlation"] is not None]
-                    rank = f"{np.mean(ranks):.2f}" if ranks else "-"
-                    yield f"| {name} | {share:.0%} | {method} | {covered} | {likely:.2f} | {rank} |"
+    yield ""
+    yield f"| share | method | {' | '.join(benchmarks)} | all |"
+    yield "|---" * (3 + len(benchmarks)) + "|"
+    for share, method, some in _grouped(rows):
+        parts = [[r for r in some if r["benchmark"] == name] for name in benchmarks]
+        yield f"| {share:.0%} | {method} | {' | '.join(_away(part) for part in [*parts, some])} |"
+
+
+def _grouped(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[float, str, list[Mapping[str, Any]]]]:
+    for share in SHARES:
+        for method in METHODS:
+            some = [row for row in rows if (row["share"], row["method"]) == (share, method)]
+            if some:
+                yield share, method, some
+
+
+def _away(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Mean and largest distance of the coverage from its levels, in points."""
+    if not rows:
+        return "-"
+    away = 100 * np.abs(np.mean([row["coverage"] for row in rows], axis=0) - LEVELS)
+    return f"{away.mean():.0f} ({away.max():.0f})"
 
 
 def main() -> None:
@@ -314,13 +332,13 @@ def main() -> None:
     parser.add_argument("--tables", nargs="+", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--json", type=Path, metavar="FILE", help="rows, one a line")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="studies of each table (default: 3)")
-    parser.add_argument("--half", choices=("odd", "even", "all"), default="odd")
+    parser.add_argument("--half", choices=HALVES, default="odd")
     parser.add_argument("--methods", default=",".join(METHODS))
     given = parser.parse_args()
     methods = given.methods.split(",")
     if wrong := [method for method in methods if method not in METHODS]:
         parser.error(f"--methods {', '.join(wrong)}: there are {', '.join(METHODS)}.")
-    asked = {"odd": (1,), "even": (0,), "all": (0, 1)}[given.half]
+    asked = HALVES[given.half]
     tables = (
         table
         for folder in given.tables

@@ -48,4 +48,11 @@ def test_every_method_has_a_row_for_each_share() -> None:
     rows = list(rows_of([table()], 1, ["forecast", "process", "last value", "power law"]))
     assert len(rows) == 12
     assert all(np.isfinite(row["log_likelihood"]) for row in rows)
-    assert sum("| all |" in line for line in lines_of(rows)) == 12
+    lines = list(lines_of(rows))
+    assert len(lines) == 2 + 12 + 1 + 2 + 12
+    # One benchmark is all: its distance from the levels is that of all, and that of the first line of means.
+    means = [float(cell) for cell in lines[2].split("|")[3:10]]
+    mean, largest = lines[17].split("|")[3].split()
+    assert lines[17].split("|")[3] == lines[17].split("|")[4]
+    assert float(mean) == pytest.approx(np.abs(means - 100 * LEVELS).mean(), abs=1)
+    assert float(largest.strip("()")) == pytest.approx(np.abs(means - 100 * LEVELS).max(), abs=1)

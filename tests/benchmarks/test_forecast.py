@@ -1,78 +1,126 @@
-"""Forecasts of the ends of curves: their distribution, and that the past of the study sets them right."""
+"""Forecasts of the ends of curves: their distribution, and what they go by."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.stats import t as student
 
-from benchmarks.search.forecast import LEAST, Forecast, _without, forecast
+from benchmarks.search.forecast import INPUTS, LEAST, Coefficients, Forecast, distribution, forecast, inputs
 from rheostat.schedule.curve_process import CurveProcess, Observed, log_time
 
 LEVELS = np.array([0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95])
+EPOCHS = 32
 
 
-def process(trials: int, seed: int, lengths: tuple[int, ...] = (2, 4, 8, 32), fall: float = 0.7) -> CurveProcess:
+def study(trials: int, seed: int, lengths: tuple[int, ...] = (2, 4, 8, 32)) -> tuple[CurveProcess, list[np.ndarray]]:
     """Curves of powers of the epoch, over one hyperparameter; each is known to one of these lengths."""
     rng = np.random.default_rng(seed)
-    rows = []
+    rows, curves = [], []
     for trial in range(trials):
         x, length = rng.random(), lengths[trial % len(lengths)]
-        rows += [(x, trial, e, x + fall * e**-0.7) for e in sorted({max(length >> k, 1) for k in range(4)})]
+        curve = x + 0.7 * np.arange(1, length + 1) ** -0.7
+        curves.append(curve)
+        rows += [(x, trial, e, curve[e - 1]) for e in sorted({max(length >> k, 1) for k in range(4)})]
     table = np.array(rows)
-    times = log_time(table[:, 2].astype(np.int64), 32)
+    times = log_time(table[:, 2].astype(np.int64), EPOCHS)
     observed = Observed(table[:, :1], table[:, 1].astype(np.int64), times, table[:, 3])
-    return CurveProcess(np.array([0]), observed, np.arange(len(rows)))
+    return CurveProcess(np.array([0]), observed, np.arange(len(rows))), curves
 
 
-def test_quantiles_and_probabilities_are_each_others_inverse() -> None:
-    found = Forecast(np.full(2, 1.0), np.log([0.2, 0.05]), np.array([0.5, 1.0]), np.array([4.0, 9.0]))
-    for level in LEVELS:
-        values = found.quantiles(np.array([level]))[:, 0]
-        falls = values < 1.0
-        assert found.below(values)[falls] == pytest.approx(level)
-        assert (found.below(values) >= level - 1e-9).all()
-    assert found.below(np.ones(2)) == pytest.approx(1.0)
-    assert found.below(np.full(2, 1 - LEAST / 2)) == pytest.approx(found.below(np.full(2, 1 - LEAST)))
+def one(still: float, centre: float = -2.0, scale: float = 0.5, freedom: float = 4.0, current: float = 1.0) -> Forecast:
+    return Forecast(np.array([current]), np.array([still]), np.array([centre]), np.array([scale]), freedom)
+
+
+def test_below_is_the_integral_of_a_students_t_that_is_cut_off() -> None:
+    found = one(0.3)
+    density = student(4.0, -2.0, 0.5)
+    whole = quad(density.pdf, math.log(LEAST), math.inf)[0]
+    for fall in (0.01, 0.1, 0.4):
+        beyond = quad(density.pdf, math.log(fall), math.inf)[0]
+        assert found.below(np.array([1 - fall]))[0] == pytest.approx(0.7 * beyond / whole)
+    # All that is left, 0.3, is where it does not fall.
+    assert found.below(np.array([1 - LEAST / 2]))[0] == pytest.approx(0.7)
+    assert found.below(np.array([1.0]))[0] == 1.0
+
+
+@given(
+    still=st.floats(0, 1),
+    centre=st.floats(-12, 1),
+    scale=st.floats(0.05, 3),
+    freedom=st.floats(2.01, 50),
+    level=st.floats(0.001, 0.999),
+)
+def test_quantiles_are_the_lowest_values_with_at_least_that_probability(
+    still: float, centre: float, scale: float, freedom: float, level: float
+) -> None:
+    found = one(still, centre, scale, freedom)
+    value = found.quantiles(np.array([level]))[0, 0]
+    assert value <= 1.0
+    assert found.below(np.array([value]))[0] >= level - 1e-6
+    if value < 1.0:
+        assert found.below(np.array([value]))[0] == pytest.approx(level, abs=1e-6)
 
 
 def test_quantiles_rise_and_never_lie_above_the_lowest_value_until_now() -> None:
-    p = process(20, 0)
-    found = forecast(p, np.arange(20), np.ones(20))
+    process, curves = study(20, 0)
+    found = forecast(process, curves, np.arange(20), np.full(20, EPOCHS), EPOCHS)
     quantiles = found.quantiles(LEVELS)
     assert (np.diff(quantiles, axis=1) >= 0).all()
     assert (quantiles <= found.current[:, None]).all()
 
 
-def test_points_left_out_are_predicted_as_by_the_process_without_them() -> None:
-    p = process(8, 1)
-    out = np.flatnonzero(p.observed.trials == 3)[1:]
-    rest = np.setdiff1d(np.arange(len(p.weights)), out)
-    observed = p.observed.at(rest)
-    other = object.__new__(CurveProcess)
-    other.__dict__.update(p.__dict__)
-    covariance = p._covariance(observed, observed) + p.noise * np.eye(len(rest))
-    targets = np.linalg.solve(p.precision, p.weights)[rest]
-    other.observed, other.precision = observed, np.linalg.inv(covariance)
-    other.weights = other.precision @ targets
-    last = out[-1:]
-    mean, deviation = other.predict(p.observed.features[last], np.array([3]), p.observed.times[last])
-    assert _without(p, out) == pytest.approx((mean[0], deviation[0]), rel=1e-3, abs=1e-4)
+def test_a_trial_at_its_end_stays() -> None:
+    process, curves = study(8, 1)
+    found = forecast(process, curves, np.array([3, 2]), np.full(2, EPOCHS), EPOCHS)
+    assert found.quantiles(LEVELS)[0] == pytest.approx(np.full(len(LEVELS), curves[3][-1]))
+    assert found.still[1] < 1
 
 
-def test_curves_of_the_history_that_went_flat_make_a_small_fall_likelier() -> None:
-    falls = []
-    for fall in (0.0, 2.0):
-        p = process(40, 2, fall=fall)
-        found = forecast(p, np.array([2]), np.ones(1))
-        falls.append(float(found.current[0] - found.quantiles(np.array([0.5]))[0, 0]))
-    assert falls[0] < falls[1]
+def test_inputs_are_what_they_say() -> None:
+    process, curves = study(8, 2)
+    curves[2] = np.array([0.9, 0.8, 0.7, 0.7, 0.7, 0.699, 0.699, 0.699])  # 0.001 counts as no fall
+    trials, ends = np.array([2]), np.array([EPOCHS])
+    found = dict(zip(INPUTS, inputs(process, curves, trials, ends, EPOCHS)[0], strict=True))
+    mean, deviation = process.predict(process.observed.features[process.observed.trials == 2][:1], trials, np.ones(1))
+    assert found["said"] == pytest.approx(math.log(max(0.699 - mean[0], 0) + 0.02))
+    assert found["deviation"] == pytest.approx(math.log(deviation[0] + 0.001))
+    assert found["left"] == pytest.approx(math.log(4))
+    assert found["flat"] == pytest.approx(math.log(8 / 3))
+    assert found["slope"] == pytest.approx(math.log(0.001 / math.log(2) * math.log(4) + LEAST))
+    assert (found["one"], found["first"], found["worst"]) == (1, 0, 0)
 
 
-def test_a_history_of_single_points_leaves_the_prior() -> None:
-    found = forecast(process(6, 3, lengths=(1,)), np.array([0, 5]), np.ones(2))
+def test_the_longer_a_curve_is_flat_the_likelier_it_stays() -> None:
+    process, curves = study(8, 3)
+    chances = []
+    for flat in (0, 3, 6):
+        curves[2] = np.concatenate([np.linspace(0.9, 0.5, 8 - flat), np.full(flat, 0.5)])
+        chances.append(forecast(process, curves, np.array([2]), np.array([EPOCHS]), EPOCHS).still[0])
+    assert chances == sorted(chances)
+    assert chances[-1] > chances[0] + 0.1
+
+
+def test_coefficients_that_are_not_named_count_nothing() -> None:
+    x = np.ones((3, len(INPUTS)))
+    found = distribution(x, np.ones(3), Coefficients({"left": 1.0}, {"said": -2.0}, {"one": 0.5}, 5.0))
+    assert found.still == pytest.approx(np.full(3, 1 / (1 + math.exp(-1))))
+    assert found.centre == pytest.approx(np.full(3, -2.0))
+    assert found.scale == pytest.approx(np.full(3, math.exp(0.5)))
+
+
+def test_a_history_of_single_points_can_be_forecast() -> None:
+    process, curves = study(6, 3, lengths=(1,))
+    found = forecast(process, curves, np.array([0, 5]), np.full(2, EPOCHS), EPOCHS)
     assert np.isfinite(found.quantiles(LEVELS)).all()
 
 
 def test_trials_that_were_not_observed_are_named() -> None:
+    process, curves = study(6, 0)
     with pytest.raises(ValueError, match=r"\[77\]"):
-        forecast(process(6, 0), np.array([1, 77]), np.ones(2))
+        forecast(process, curves, np.array([1, 77]), np.full(2, EPOCHS), EPOCHS)
