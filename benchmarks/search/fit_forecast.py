@@ -21,7 +21,7 @@ from benchmarks.search.calibration import FEWEST, HALVES, LEVELS, SHARES, Case, 
 from benchmarks.search.forecast import INPUTS, LEAST, Coefficients, distribution, inputs
 from benchmarks.search.tables import Table, read_tables
 
-# The inputs of each part. Others were tried, and helped no table that was left out (docs/calibration.md).
+# The inputs of each part. Others were tried, and did not clearly help (docs/calibration.md).
 STILL = ("one", "first", "worst", "current", "said", "deviation", "left", "slope", "flat")
 CENTRE = ("one", "first", "current", "said", "deviation", "left", "slope")
 SPREAD = ("one", "left")
