@@ -25,6 +25,7 @@ from rheostat.ledger import Ledger
 from rheostat.records.store import Records, StudyRecord
 from rheostat.schedule.base import Scheduler
 from rheostat.schedule.outlook import enough
+from rheostat.schedule.remaining import seconds_left
 from rheostat.show.base import Watcher
 from rheostat.train import checkpoint
 from rheostat.types import (
@@ -37,6 +38,7 @@ from rheostat.types import (
     Snapshot,
     Start,
     Status,
+    TrialRecord,
     trial_seed,
 )
 
@@ -87,6 +89,8 @@ class Session:
     _next_look: float = 0.0  # for commands
     _next_collection: float = 0.0
     _epochs_before: int = 0
+    _spent: dict[int, Report] = field(default_factory=dict)  # the latest report of each trial, for its seconds
+    _trained_seconds: float = 0.0  # of all trials, in this session
 
     def __post_init__(self) -> None:
         sign = -1 if self.study.direction == "maximize" else 1
@@ -97,6 +101,7 @@ class Session:
         self.ledger.restore(trials, reports, assignments)
         self.ledger.set_aside(trial.number for trial in trials if trial.source == "ask")
         self._epochs_before = self.ledger.epochs
+        self._spent = {report.trial: report for report in reports if report.epoch_end and report.epoch}
         self._queue = self.records.queued(self.study)
         self.places = 1
 
@@ -152,6 +157,7 @@ class Session:
         self.records.append(self.study, reports)
         for report in reports:
             self.ledger.report(report)
+            self._time(report)
         self._watch()
         self._obey(None)
 
@@ -377,12 +383,19 @@ class Session:
             goals=self.study.goals,
         )
 
-    def _seconds_left(self, trials: Sequence[object], seconds: float) -> float | None:
-        """By the epochs that the trials so far have cost, on average; None before there is evidence."""
-        fresh = self.ledger.epochs - self._epochs_before
+    def _time(self, report: Report) -> None:
+        before = self._spent.get(report.trial)
+        if report.epoch_end and report.epoch and (before is None or report.seconds > before.seconds):
+            self._trained_seconds += report.seconds - (before.seconds if before else 0.0)
+            self._spent[report.trial] = report
+
+    def _seconds_left(self, trials: Sequence[TrialRecord], seconds: float) -> float | None:
+        """By what the trials so far have cost; None before there is evidence."""
         wanted = self.plan.trials
-        if not wanted or not trials or fresh < 2 * self.places:
+        if not wanted or self.ledger.epochs - self._epochs_before < 2 * self.places or not self._trained_seconds:
             return None
-        begun = len(trials)
-        expected = self.ledger.epochs / begun * wanted
-        return max(expected - self.ledger.epochs, 0) * seconds / fresh
+        costs = {number: report.seconds / report.epoch for number, report in self._spent.items()}
+        schedule = self.study.settings.get("schedule", "")
+        left = seconds_left(trials, costs, schedule, wanted, self.plan.max_epochs)
+        # Trials train at the same time, as lanes perhaps, and deciding takes time as well.
+        return None if left is None else left * seconds / self._trained_seconds
