@@ -18,6 +18,7 @@ from rheostat.front import non_dominated
 from rheostat.schedule.base import Scheduler
 from rheostat.types import Assignment, History, TrialRecord
 
+FAR = 1e9  # ranks beyond the last that are told apart
 ALONE = -1.0  # the value of a trial that is alone on the front: ahead of all in all ranks
 
 Array = NDArray[np.float64]
@@ -104,7 +105,7 @@ def _one_value(objectives: Array, excess: Array, ends: Places) -> Array:
         merit = objectives[:, 0] if objectives.shape[1] == 1 else _behind_front(objectives, last, ends)
         low = float(merit[keep].min())
         unit = abs(float(np.median(merit[last])) - low) if objectives.shape[1] == 1 else 1.0
-        values[keep] = _squashed((merit[keep] - low) / (unit or 1.0))
+        values[keep] = _squashed(_in_units(merit[keep] - low, unit))
     return values
 
 
@@ -114,7 +115,7 @@ def _breach(excess: Array, ends: Places) -> Array:
     total = np.zeros(len(excess))
     for column in broken.T:
         found = column[ends][(column[ends] > 0) & np.isfinite(column[ends])]
-        total += column / (np.median(found) if len(found) else 1.0)
+        total += _in_units(column, float(np.median(found)) if len(found) else 1.0)
     return total
 
 
@@ -142,10 +143,17 @@ def _ranks(objectives: Array, last: Places) -> Array:
     ranks = np.empty_like(objectives)
     for place, column in enumerate(objectives.T):
         known = np.unique(column[last])
-        reach = known[-1] - known[0] or 1.0
         ranks[:, place] = np.interp(column, known, np.linspace(0, 1, len(known)))
-        ranks[:, place] += np.maximum(column - known[-1], 0.0) / reach
+        beyond = _in_units(np.maximum(column - known[-1], 0.0), float(known[-1] - known[0]))
+        ranks[:, place] += np.minimum(beyond, FAR)  # two infinite ones could not be compared
     return ranks
+
+
+def _in_units(values: Array, unit: float) -> Array:
+    """Values by a unit, 1 where that is 0; infinite where it is so small that the ratio is no number."""
+    with np.errstate(over="ignore"):
+        found: Array = values / (unit or 1.0)
+    return found
 
 
 def _squashed(values: Array) -> Array:

@@ -25,7 +25,7 @@ from rheostat.space import Float, Space
 from rheostat.types import Config, History, Status, TrialRecord
 
 SPACE = Space(x=Float(0, 1), y=Float(0, 1))
-value = st.sampled_from([0.0, 0.25, 0.5, 1.0]) | st.floats(-10, 10)
+value = st.sampled_from([0.0, 0.25, 0.5, 1.0, 5e-324, 1e-310]) | st.floats(-10, 10)
 
 
 @st.composite
