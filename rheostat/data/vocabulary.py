@@ -22,6 +22,7 @@ from rheostat.errors import DataError, SettingError, unknown
 
 FIRST = 4  # the token after PADDING, UNKNOWN, BEGIN and END
 UNKNOWN_CHARACTER, UNKNOWN_WORD = "\N{REPLACEMENT CHARACTER}", "<unk>"
+NO_TEXT = "\0"  # stands for what is not in the alphabet of subwords, and so is never in it
 CODE_POINTS = 0x110000
 COUNTED_WORDS = 2**19  # different ones counted at a time, so that a large text does not fill the memory
 REMEMBERED_PIECES = 2**16
@@ -239,6 +240,7 @@ class Subwords(Tokens):
         pieces = _counted(split())
         if spaced:
             characters[" "] += 1  # always known
+        characters.pop(NO_TEXT, None)
         alphabet = sorted(characters, key=lambda character: (character != " ", -characters[character], character))
         alphabet = alphabet[: size // 2]
         trainer = trainers.BpeTrainer(
@@ -278,8 +280,8 @@ class Subwords(Tokens):
         from tokenizers import models
 
         numbers = {token: number for number, token in enumerate(self._tokens, FIRST)}
-        numbers["\0"] = UNKNOWN  # no token of a text, whose characters are in the alphabet
-        model = models.BPE(vocab=numbers, merges=list(self.merges), unk_token="\0")
+        numbers[NO_TEXT] = UNKNOWN
+        model = models.BPE(vocab=numbers, merges=list(self.merges), unk_token=NO_TEXT)
         return lru_cache(REMEMBERED_PIECES)(lambda piece: [token.id for token in model.tokenize(piece)])
 
 

@@ -98,7 +98,7 @@ def _one_value(objectives: Array, excess: Array, ends: Places) -> Array:
     breach = _breach(excess, ends)
     breach[np.isnan(objectives).any(axis=1)] = math.inf
     values = 1 + _squashed(breach)
-    keep = breach == 0
+    keep: NDArray[np.bool_] = np.all(np.concatenate([excess <= 0, np.isfinite(objectives)], axis=1), axis=1)
     if keep.any():
         last = ends[keep[ends]]  # where the trials stand that keep all limits; they may have broken one since
         last = last if len(last) else np.flatnonzero(keep)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rheostat.schedule.asha import ASHA
@@ -25,18 +25,19 @@ from rheostat.space import Float, Space
 from rheostat.types import Config, History, Status, TrialRecord
 
 SPACE = Space(x=Float(0, 1), y=Float(0, 1))
-value = st.sampled_from([0.0, 0.25, 0.5, 1.0, 5e-324, 1e-310]) | st.floats(-10, 10)
+value = st.integers(-40, 40).map(lambda quarters: quarters / 4)
+tiny = st.sampled_from([5e-324, 1e-310])
 
 
 @st.composite
 def histories(draw: st.DrawFn, limits: int = 1, odd: bool = False) -> History:
     """Trials of three objectives and some limits; `odd` ones diverge, or lack a measure."""
-    number = value | st.sampled_from([math.nan, math.inf]) if odd else value
+    number = value | tiny | st.floats() if odd else value
     trials = []
     for place in range(draw(st.integers(1, 12))):
         epochs = draw(st.integers(0, 4))
         row = st.lists(st.tuples(number, number), min_size=epochs, max_size=epochs)
-        over = st.lists(st.tuples(*[number] * limits), min_size=epochs, max_size=epochs)
+        over = st.lists(st.tuples(*[number | tiny] * limits), min_size=epochs, max_size=epochs)
         values = tuple(draw(st.lists(number, min_size=epochs, max_size=epochs)))
         also, excess = tuple(draw(row)), tuple(draw(over))
         trials.append(TrialRecord(place, Config(x=0.5), Status.PAUSED, values, epochs, also=also, excess=excess))
@@ -145,9 +146,6 @@ def test_the_scale_of_a_measure_is_no_matter(history: History, factor: float, sh
     def worth(history: History) -> list[float]:
         return [trial.values[-1] for trial in GoalReader().read(history).trials if trial.values]
 
-    distinct = {round(part, 3) for trial in history.trials for row in trial.also for part in row}
-    some = [part for trial in history.trials for row in trial.also for part in row]
-    assume(len(distinct) == len(set(some)))  # so that no two become equal by rounding
     assert worth(History(tuple(map(other, history.trials)))) == pytest.approx(worth(history))
 
 
