@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,43 +13,17 @@ from hypothesis import strategies as st
 import rheostat
 from rheostat import Float, Space, Study
 from rheostat.errors import SettingError
-from rheostat.methods import make_scheduler
 from rheostat.records.store import Records, StudyRecord
-from rheostat.session import Plan, Session
-from rheostat.types import Config, Environment
+from rheostat.types import Config
+from tests import test_session
 from tests.test_bad_inputs import Run, run  # noqa: F401
-from tests.test_session import SPACE, Killed, Shuffled, table
+from tests.test_session import table
 
 LEAST = 1.5  # of values between 0 and 3: few trials are enough
 
 
-def carry_out(
-    folder: Path, schedule: str, least: float | None, chance: int = 0, places: int = 1, kill_every: int | None = None
-) -> tuple[Records, StudyRecord]:
-    """A whole study, or the rest of one; with `kill_every`, begun again after so many polls, until it ends."""
-    folder.mkdir(exist_ok=True)
-    records = Records(f"sqlite:///{folder / 'studies.db'}")
-    study = records.find_study("s") or records.create_study(
-        "s",
-        space=SPACE,
-        metric="v",
-        direction="minimize",
-        seed=1,
-        settings={},
-        target={},
-        environment=Environment(),
-    )
-    order = random.Random(chance)
-    checkpoints = {row.number: len(records.reports(study, row.number)) for row in records.trials(study)}
-    for _ in range(10_000):
-        scheduler = make_scheduler("auto" if schedule == "freeze-thaw" else "random", schedule, SPACE, 1, 30, 9)
-        session = Session(records, study, Plan(scheduler, 9, in_flight=4, trials=30, min_gain=least), folder)
-        try:
-            assert session.run(lambda sink: Shuffled(sink, places, order, kill_every, checkpoints)) == "finished"
-            return records, study
-        except Killed:
-            continue
-    raise AssertionError("the study never ends")
+def carry_out(folder: Path, schedule: str, least: float, **how: int) -> tuple[Records, StudyRecord]:
+    return test_session.carry_out(folder, schedule, trials=30, min_gain=least, **how)
 
 
 every_schedule = pytest.mark.parametrize("schedule", ["freeze-thaw", "asha", "fifo"])
@@ -64,7 +37,7 @@ def test_it_ends_at_the_same_point_whoever_is_faster(tmp_path: Path, schedule: s
     first = table(*alone)
     assert 4 <= len(first[0]) < 30
     for chance in range(1, 3):
-        assert table(*carry_out(tmp_path / f"{chance}", schedule, LEAST, chance, places=2 * chance)) == first
+        assert table(*carry_out(tmp_path / f"{chance}", schedule, LEAST, chance=chance, places=2 * chance)) == first
 
 
 @every_schedule
@@ -83,7 +56,7 @@ def test_killed_again_and_again_it_ends_at_the_same_point(
 ) -> None:
     folder = tmp_path_factory.mktemp("killed")
     calm = table(*carry_out(folder / "calm", "asha", LEAST))
-    assert table(*carry_out(folder / "killed", "asha", LEAST, chance, 2, kill_every)) == calm
+    assert table(*carry_out(folder / "killed", "asha", LEAST, chance=chance, places=2, kill_every=kill_every)) == calm
 
 
 def test_what_was_enqueued_is_trained_after_it_has_ended(tmp_path: Path) -> None:

@@ -93,10 +93,16 @@ class Killed(BaseException):
     pass
 
 
-def run(
-    folder: Path, schedule: str, chance: int, places: int, kill_every: int | None = None, trials: int = 20
+def carry_out(
+    folder: Path,
+    schedule: str,
+    chance: int = 0,
+    places: int = 1,
+    kill_every: int | None = None,
+    trials: int = 20,
+    min_gain: float | None = None,
 ) -> tuple[Records, StudyRecord]:
-    """A whole study; with `kill_every`, begun again from its records after so many polls, until it ends."""
+    """A whole study, or the rest of one; with `kill_every`, begun again after so many polls, until it ends."""
     folder.mkdir(exist_ok=True)
     records = Records(f"sqlite:///{folder / 'studies.db'}")
     study = records.find_study("s") or records.create_study(
@@ -110,10 +116,10 @@ def run(
         environment=Environment(),
     )
     order = random.Random(chance)
-    checkpoints: dict[int, int] = {}
+    checkpoints = {row.number: len(records.reports(study, row.number)) for row in records.trials(study)}
     for _ in range(10_000):
-        plan = Plan(make_scheduler("random", schedule, SPACE, 1, trials, 9), 9, in_flight=4, trials=trials)
-        session = Session(records, study, plan, folder)
+        scheduler = make_scheduler("auto" if schedule == "freeze-thaw" else "random", schedule, SPACE, 1, trials, 9)
+        session = Session(records, study, Plan(scheduler, 9, 4, trials, min_gain=min_gain), folder)
         try:
             assert session.run(lambda sink: Shuffled(sink, places, order, kill_every, checkpoints)) == "finished"
             return records, study
@@ -134,10 +140,10 @@ def table(records: Records, study: StudyRecord) -> list[Any]:
 
 @pytest.mark.parametrize("schedule", ["asha", "hyperband", "median", "fifo"])
 def test_results_do_not_depend_on_who_is_faster(tmp_path: Path, schedule: str) -> None:
-    alone = table(*run(tmp_path / "alone", schedule, chance=0, places=1))
+    alone = table(*carry_out(tmp_path / "alone", schedule, chance=0, places=1))
     assert len(alone[0]) == 20
     for chance in range(1, 6):
-        several = table(*run(tmp_path / f"{chance}", schedule, chance, places=1 + chance % 4))
+        several = table(*carry_out(tmp_path / f"{chance}", schedule, chance, places=1 + chance % 4))
         if schedule == "fifo":  # trials end in any order; what they are and measure is the same
             several[2].sort()
             alone[2].sort()
@@ -152,8 +158,8 @@ def test_a_study_that_is_killed_again_and_again_ends_the_same(
     tmp_path_factory: pytest.TempPathFactory, schedule: str, chance: int, kill_every: int
 ) -> None:
     folder = tmp_path_factory.mktemp("killed")
-    calm = table(*run(folder / "calm", schedule, chance=0, places=2, trials=8))
-    killed = table(*run(folder / "killed", schedule, chance, places=2, kill_every=kill_every, trials=8))
+    calm = table(*carry_out(folder / "calm", schedule, chance=0, places=2, trials=8))
+    killed = table(*carry_out(folder / "killed", schedule, chance, places=2, kill_every=kill_every, trials=8))
     assert killed[:2] == calm[:2]
     assert [row[:3] for row in killed[2]] == [row[:3] for row in calm[2]]
 
