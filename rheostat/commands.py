@@ -14,7 +14,7 @@ from typing import Any
 
 from rheostat.analysis.advice import Advice, advise
 from rheostat.errors import RheostatError, SpaceError, StudyError, unknown
-from rheostat.results import TrialResult, measured
+from rheostat.results import TrialResult, record_of
 from rheostat.show import text
 from rheostat.show.console import make_console
 from rheostat.space import Choice, Float, Hyperparameter, Int, Space, part_from_description
@@ -194,24 +194,7 @@ def _advice(study: Study, trials: Sequence[TrialResult], validation_size: int | 
 
 
 def _records(trials: Sequence[TrialResult], study: Study) -> list[TrialRecord]:
-    return [_record(trial, study) for trial in trials]
-
-
-def _record(trial: TrialResult, study: Study) -> TrialRecord:
-    sign = -1 if study.direction == "maximize" else 1
-    values = tuple(sign * value for value in trial.curve(study.metric))
-    known = measured((report for report in trial.reports if report.epoch_end), study.goals) if study.goals else []
-    known = [{}] * (len(values) - len(known)) + known if known else []
-    return TrialRecord(
-        trial.number,
-        trial.config,
-        trial.status,
-        values,
-        trial.epochs,
-        trial.reason,
-        also=tuple(map(study.goals.also_of, known)),
-        excess=tuple(map(study.goals.excess_of, known)),
-    )
+    return [record_of(trial, study.metric, study.direction, study.goals) for trial in trials]
 
 
 def _failures(trials: Sequence[TrialResult]) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from rheostat.errors import StudyError
 from rheostat.front import non_dominated
 from rheostat.records.store import TrialRow
-from rheostat.types import NO_GOALS, Config, Goals, Report, Status, trial_seed
+from rheostat.types import NO_GOALS, Config, Goals, Report, Status, TrialRecord, trial_seed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -88,6 +88,24 @@ def measured(ends: Iterable[Report], goals: Goals) -> list[dict[str, float]]:
     for report in ends:
         known.append(goals.carried(known[-1] if known else {}, report.metrics))
     return known
+
+
+def record_of(trial: TrialResult, metric: str, direction: str, goals: Goals = NO_GOALS) -> TrialRecord:
+    """The trial as search and advice see it: its values to be minimised."""
+    sign = -1 if direction == "maximize" else 1
+    values = tuple(sign * value for value in trial.curve(metric))
+    known = measured((report for report in trial.reports if report.epoch_end), goals) if goals else []
+    known = [{}] * (len(values) - len(known)) + known if known else []
+    return TrialRecord(
+        trial.number,
+        trial.config,
+        trial.status,
+        values,
+        trial.epochs,
+        trial.reason,
+        also=tuple(map(goals.also_of, known)),
+        excess=tuple(map(goals.excess_of, known)),
+    )
 
 
 def best_of(trials: Iterable[TrialResult], direction: str, goals: Goals = NO_GOALS) -> TrialResult | None:

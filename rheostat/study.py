@@ -23,7 +23,7 @@ from rheostat.front import hypervolume
 from rheostat.ledger import Ledger
 from rheostat.methods import AUTO, BOTH, choose, is_schedule, make_scheduler, make_searcher
 from rheostat.records.store import DEFAULT_URL, Records, StudyRecord
-from rheostat.results import Best, TrialResult, best_of, frame, front_of, nearest, objectives, results
+from rheostat.results import Best, TrialResult, best_of, frame, front_of, nearest, objectives, record_of, results
 from rheostat.schedule.base import Scheduler
 from rheostat.schedule.goals import GoalReader, WithGoals
 from rheostat.schedule.outlook import Outlook, outlook
@@ -45,7 +45,6 @@ from rheostat.types import (
     Scalar,
     Start,
     Status,
-    TrialRecord,
     trial_seed,
 )
 
@@ -216,17 +215,8 @@ class Study:
         return learn(space, [one._as_earlier() for one in {one.record.uid: one for one in studies}.values()])
 
     def _as_earlier(self) -> Earlier:
-        sign = -1 if self.direction == "maximize" else 1
-        trials = [
-            TrialRecord(
-                trial.number,
-                trial.config,
-                Status.INFEASIBLE if trial.broken else trial.status,
-                tuple(sign * value for value in trial.curve(self.metric)),
-                trial.epochs,
-            )
-            for trial in self.trials
-        ]
+        records = [(record_of(trial, self.metric, self.direction), trial.broken) for trial in self.trials]
+        trials = [replace(record, status=Status.INFEASIBLE) if broken else record for record, broken in records]
         return Earlier(self.name, self.space, tuple(trials))
 
     # -- training --------------------------------------------------------------------------------------------
