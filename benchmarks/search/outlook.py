@@ -36,10 +36,8 @@ from rheostat.schedule.outlook import AHEAD, HARDLY, Outlook, outlook
 from rheostat.types import Assignment, Config, History, TrialRecord
 
 TRAININGS, SINGLES = 16, 64  # full trainings of a replay; where a trial is one epoch
-FIRST, GROWTH = (
-    0.5,
-    1.02,
-)  # full trainings, when the outlook is asked for first, and by what they grow until it is again
+FIRST = 0.5  # full trainings, when the outlook is asked for first
+GROWTH = 1.02  # the factor on them until it is again
 MORE = (0.25, 1.0, 3.0)  # epochs that are asked for, by those spent
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 TOLERANCES = (0.01, 0.05, 0.2)  # of what separates a table's median from its best
