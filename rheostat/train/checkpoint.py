@@ -10,6 +10,7 @@ with `weights_only=True`: it holds tensors and plain values, and no code runs wh
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -122,7 +123,13 @@ def load_best(folder: Path) -> tuple[int, dict[str, Tensor]]:
 
 
 def size_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """The bytes in a folder. What a worker moves or removes meanwhile counts as nothing."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                total += (Path(place) / name).stat().st_size
+    return total
 
 
 def collect(root: Path, ended: Sequence[int], keep: int, budget_bytes: int) -> int:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -152,3 +153,20 @@ def test_kill_9_in_the_midst_of_saving_leaves_a_whole_checkpoint(tmp_path: Path,
     process.communicate()
     loaded = checkpoint.latest(tmp_path)
     assert loaded is not None and loaded[0]["a"].eq(loaded[1]["epoch"]).all()
+
+
+def test_collecting_bears_what_a_worker_moves_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint appears in one rename, so its temporary folder may vanish between being seen and being read."""
+    gone = tmp_path / "00000" / "epoch-00002.77"
+    gone.mkdir(parents=True)
+    (gone / checkpoint.WEIGHTS).write_bytes(b"12345")
+    (tmp_path / "00000" / checkpoint.BEST).write_bytes(b"123")
+    stat = Path.stat
+
+    def moved(self: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if gone in self.parents and gone.exists():
+            shutil.rmtree(gone)
+        return stat(self, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", moved)
+    assert checkpoint.collect(tmp_path, [], 3, 1000) == 3
