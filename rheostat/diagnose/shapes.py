@@ -1,0 +1,207 @@
+"""Shapes of curves in numbers: what detectors and the classifier look at.
+
+A value counts as measured where it is finite and below `HUGE`; the others are passed over. Where a curve has too
+few values, a number is NaN and an epoch is 0, so that no comparison with it holds.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from rheostat.diagnose.base import Curve, Observations
+from rheostat.types import Status
+
+HUGE = 1e30  # a loss beyond this is lost
+SMALL = 1e-12
+
+
+def measured(curve: Curve) -> tuple[Curve, Curve]:
+    """The epochs (from 1) at which a curve was measured, and its values there; both (N,)."""
+    kept = np.isfinite(curve) & (np.abs(np.nan_to_num(curve)) < HUGE)
+    return np.flatnonzero(kept) + 1.0, curve[kept]
+
+
+def first(curve: Curve) -> float:
+    """The first value that was measured."""
+    _, values = measured(curve)
+    return float(values[0]) if len(values) else math.nan
+
+
+def last(curve: Curve) -> float:
+    """The last value that was measured."""
+    _, values = measured(curve)
+    return float(values[-1]) if len(values) else math.nan
+
+
+def lowest(curve: Curve) -> float:
+    """The lowest value."""
+    _, values = measured(curve)
+    return float(values.min()) if len(values) else math.nan
+
+
+def best_epoch(curve: Curve) -> int:
+    """The epoch of the lowest value, from 1; 0 where there is none."""
+    epochs, values = measured(curve)
+    return int(epochs[values.argmin()]) if len(values) else 0
+
+
+def highest_epoch(curve: Curve) -> int:
+    """The epoch of the highest value, from 1; 0 where there is none."""
+    epochs, values = measured(curve)
+    return int(epochs[values.argmax()]) if len(values) else 0
+
+
+def ratio(value: float, other: float) -> float:
+    """`value` over `other`; NaN where `other` is 0 or either is NaN."""
+    return value / other if abs(other) > SMALL else math.nan
+
+
+def relative_steps(curve: Curve) -> tuple[Curve, Curve]:
+    """The epochs after which a value was compared with the one before it, and its relative change; both (N - 1,).
+
+    The change is in shares of the earlier value's size, so 0.1 is a rise by 10 %.
+    """
+    epochs, values = measured(curve)
+    return epochs[1:], np.diff(values) / np.maximum(np.abs(values[:-1]), SMALL)
+
+
+def rises(curve: Curve, margin: float = 0.02) -> float:
+    """The share of epochs in which a curve rose by more than `margin` of its value."""
+    _, steps = relative_steps(curve)
+    return float((steps > margin).mean()) if len(steps) else math.nan
+
+
+def first_rise(curve: Curve, margin: float = 0.02) -> int:
+    """The first epoch that ended higher than the one before it by more than `margin`; 0 where none did."""
+    epochs, steps = relative_steps(curve)
+    up = steps > margin
+    return int(epochs[up.argmax()]) if up.any() else 0
+
+
+def highest_rise(curve: Curve) -> float:
+    """The largest rise between two successive values, as a share of the earlier one."""
+    _, steps = relative_steps(curve)
+    return float(steps.max()) if len(steps) else math.nan
+
+
+def smooth(curve: Curve, width: int = 5) -> Curve:
+    """The measured values as running medians of up to `width`; (N,). The ends take what there is."""
+    _, values = measured(curve)
+    half = width // 2
+    return np.array([np.median(values[max(i - half, 0) : i + half + 1]) for i in range(len(values))])
+
+
+def last_fall(curve: Curve, part: float = 0.25) -> float:
+    """How far a curve fell over its last `part`, as a share of where that began; negative where it rose.
+
+    Both ends are medians of up to three values.
+    """
+    _, values = measured(curve)
+    start = len(values) - 1 - max(round(part * len(values)), 1)
+    if start < 0:
+        return math.nan
+    before = float(np.median(values[max(start - 1, 0) : start + 2] if len(values) >= 8 else values[start]))
+    after = float(np.median(values[-3:] if len(values) >= 8 else values[-1]))
+    return (before - after) / max(abs(before), SMALL)
+
+
+def total_fall(curve: Curve, start: float = math.nan) -> float:
+    """How far a curve fell to its lowest value, as a share of `start`, by default its first value."""
+    start = first(curve) if math.isnan(start) else start
+    return (start - lowest(curve)) / max(abs(start), SMALL)
+
+
+def log_slope(curve: Curve, part: float = 1.0) -> float:
+    """The slope of the logarithm of a positive curve over the last `part` of its epochs, per epoch.
+
+    Times the number of epochs, it is about the relative fall over them.
+    """
+    epochs, values = measured(curve)
+    kept = (values > SMALL) & (epochs > len(curve) * (1 - part))
+    if kept.sum() < 2:
+        return math.nan
+    x, y = epochs[kept] - epochs[kept].mean(), np.log(values[kept])
+    return float((x * y).sum() / (x * x).sum())
+
+
+def noise(curve: Curve) -> float:
+    """How much a curve jitters from epoch to epoch, as a share of its median size.
+
+    The standard deviation of independent noise on a smooth curve, from the median of its second differences:
+    their variance is six times that of the noise, and 0.6745 is the median of a standard normal's size.
+    """
+    _, values = measured(curve)
+    if len(values) < 4:
+        return math.nan
+    jitter = float(np.median(np.abs(np.diff(values, 2)))) / 0.6745 / math.sqrt(6)
+    return jitter / max(float(np.median(np.abs(values))), SMALL)
+
+
+def rise_after_best(curve: Curve) -> float:
+    """How far above its lowest value a curve ends, as a share of that; the end is a median of up to three values."""
+    _, values = measured(curve)
+    if not len(values):
+        return math.nan
+    tail = values[values.argmin() :][-3:]
+    return float(np.median(tail) - values.min()) / max(abs(float(values.min())), SMALL)
+
+
+def monotone(curve: Curve) -> float:
+    """The fall of a curve as a share of all its movement: 1 falls only, 0 ends where it began, -1 rises only."""
+    _, values = measured(curve)
+    movement = float(np.abs(np.diff(values)).sum())
+    return float(values[0] - values[-1]) / movement if movement > SMALL else math.nan
+
+
+def untrained_loss(run: Observations) -> float:
+    """The loss before the first update; NaN where it was not recorded."""
+    value = run.first.get(0, math.nan)
+    return value if abs(value) < HUGE else math.nan
+
+
+def breakdown(run: Observations) -> int | None:
+    """The epoch in which a loss ceased to be finite; 0 where that was at the first steps, None where none did.
+
+    Only what was reported counts: an infinite loss, a NaN among reported values (the last known epoch has one
+    where other curves go on), or a run that was ended as infeasible.
+    """
+    early = [not abs(value) < HUGE for value in run.first.values()]
+    if any(early):
+        return 0
+    for name in ("train_loss", "val_loss"):
+        curve = run.curves.get(name)
+        if curve is not None and (lost := ~(np.abs(np.nan_to_num(curve, nan=0.0)) < HUGE)).any():
+            return int(lost.argmax()) + 1
+    trained = run.curves.get("train_loss")
+    if trained is not None and len(trained) and (math.isnan(trained[-1]) and not np.isnan(trained).all()):
+        return len(trained) - int(np.isnan(trained[::-1]).argmin()) + 1
+    return run.epochs if run.status is Status.INFEASIBLE else None
+
+
+def at_end_of_plan(run: Observations) -> bool:
+    """Whether a run was trained as long as it was meant to be, or its plan is not known."""
+    return not run.max_epochs or run.epochs >= run.max_epochs
+
+
+def losses(run: Observations) -> tuple[str, Curve]:
+    """The name and the values of the curve that says how well the training data are fitted.
+
+    In evaluation mode where that was recorded at least four times, else the mean batch loss, else none (all NaN).
+    """
+    probe = run.curve("probe_loss")
+    if len(measured(probe)[0]) >= 4:
+        return "probe_loss", probe
+    return "train_loss", run.curve("train_loss")
+
+
+def layer_extremes(run: Observations, measure: str) -> dict[str, tuple[float, int]]:
+    """By layer: the highest value of a measure, and the first epoch at which it came within 2 % of that."""
+    found = {}
+    for layer, curve in run.layers.get(measure, {}).items():
+        epochs, values = measured(curve)
+        if len(values):
+            top = float(values.max())
+            found[layer] = (top, int(epochs[(values >= top - 0.02 * abs(top)).argmax()]))
+    return found
