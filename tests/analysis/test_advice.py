@@ -7,7 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from rheostat.analysis.advice import LIMITS, Advice, advise
+from rheostat.analysis.advice import advise
+from rheostat.analysis.rules.base import Advice
+from rheostat.analysis.rules.ranges import LIMITS
 from rheostat.space import Choice, Float, Int, Space
 from rheostat.types import Config, Status, TrialRecord
 

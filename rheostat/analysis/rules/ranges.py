@@ -1,0 +1,132 @@
+"""Ranges that end too soon."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rheostat import hyperparameters
+from rheostat.analysis.ranking import share_beaten
+from rheostat.analysis.rules.base import FEW_TRIALS, SIGNIFICANCE, Advice, Evidence
+from rheostat.errors import SpaceError
+from rheostat.space import Float, Int
+from rheostat.types import TrialRecord
+
+# How far a range may be widened where nature or sense sets a limit; no range is widened past zero.
+LIMITS = {
+    "momentum": 0.999,
+    "beta1": 0.999,
+    "beta2": 0.9999,
+    "rho": 0.9999,
+    "ema": 0.9999,
+    "decay_rate": 1.0,
+    "dropout": 0.9,
+    "label_smoothing": 0.5,
+    "warmup": 0.5,
+    "cooldown": 1.0,
+    "final_lr_fraction": 1.0,
+    "teacher_forcing": 1.0,
+    "validation_fraction": 0.5,
+    "train_fraction": 1.0,
+}
+
+
+def range_edges(seen: Evidence) -> list[Advice]:
+    """The best trials lie at the edge of a range, and the results get better towards it.
+
+    The first alone says little: of ten hyperparameters without effect, some two have the best trial near an
+    edge. So the outer quarter of the range must beat the rest (Mann-Whitney test, 5% divided by the number of
+    ranges), and its outer half must rise towards the edge, lest a peak inside be taken for one outside. With
+    random results fewer than 3 studies of 100 get a false alarm (tests/analysis/test_advice.py).
+    """
+    usable, top = seen.usable, seen.top
+    ranges = {n: p for n, p in seen.space.tuned.items() if isinstance(p, Float | Int) and _known_as(n) != "seed"}
+    if not top or len(usable) < FEW_TRIALS:
+        return []
+    scores = dict(zip((t.number for t in usable), share_beaten(usable), strict=True))
+    level = SIGNIFICANCE / max(len(ranges), 1)
+    found = []
+    for name, part in ranges.items():
+        active = [t for t in usable if name in t.config and part.low <= t.config[name] <= part.high]
+        unit = np.array([part.encode(t.config[name]) for t in active])
+        score = np.array([scores[t.number] for t in active])
+        for upper in (False, True):
+            widened = _widened(name, part, upper)
+            if widened is not None and _near_edge(name, part, upper, top):
+                p = _edge_p_value(unit if upper else 1 - unit, score)
+                if p < level:
+                    found.append((p, _edge_advice(name, part, upper, top[0], widened)))
+    return [advice for _, advice in sorted(found, key=lambda f: f[0])]
+
+
+def _near_edge(name: str, part: Float | Int, upper: bool, top: Sequence[TrialRecord]) -> bool:
+    """Whether the best trial, or most of the top ones, lie within a tenth of the range from the edge."""
+    edge = part.decode(float(upper))  # the last value; whole numbers have a stretch of the range each
+
+    def near(trial: TrialRecord) -> bool:
+        value = trial.config.get(name)
+        if value is None:
+            return False
+        unit = part.encode(value)
+        return bool(value == edge or (unit if upper else 1 - unit) >= 0.9)
+
+    return near(top[0]) or 2 * sum(map(near, top)) > len(top)
+
+
+def _edge_p_value(position: NDArray[np.float64], score: NDArray[np.float64]) -> float:
+    """How easily chance makes the outer quarter beat the rest; 1 where the outer half does not rise."""
+    from scipy import stats
+
+    outer = position >= 0.75
+    half = position >= 0.5
+    half = half if len(np.unique(position[half])) > 1 else np.ones_like(half)
+    if outer.all() or not outer.any() or np.ptp(position[half]) == 0 or np.ptp(score[half]) == 0:
+        return 1.0
+    if stats.spearmanr(position[half], score[half]).statistic < 0.2:
+        return 1.0
+    return float(stats.mannwhitneyu(score[outer], score[~outer], alternative="greater").pvalue)
+
+
+def _edge_advice(name: str, part: Float | Int, upper: bool, best: TrialRecord, widened: tuple[float, float]) -> Advice:
+    side, edge, new = ("upper", part.high, widened[1]) if upper else ("lower", part.low, widened[0])
+    value = f" (the best trial has {best.config[name]:.4g})" if name in best.config else ""
+    text = f"{name} sits at its {side} edge {edge:.4g}{value}: widen it, for example to {new:.4g}."
+    return Advice("range edge", text, name, {name: {"low": widened[0], "high": widened[1]}})
+
+
+def _widened(name: str, part: Float | Int, upper: bool) -> tuple[float, float] | None:
+    """A wider range: by a decade on a log scale, else twice as wide; whole numbers on a log scale double.
+
+    None where a limit leaves no room.
+    """
+    factor = 2 if isinstance(part, Int) else 10
+    step = part.step or 1
+    width = math.ceil((part.high - part.low) / step) * step if part.step else part.high - part.low
+    low, high = part.low, part.high
+    if upper:
+        limit = LIMITS.get(_known_as(name), math.inf)
+        limit = limit if high <= limit else math.inf  # above it, the name means another quantity: warmup in steps
+        high = min(_plain(high * factor if part.log else high + width), limit)
+    else:
+        least = -math.inf if low < 0 else 1 if isinstance(part, Int) and low >= 1 else 0
+        low = max(_plain(low / factor if part.log else low - width), least)
+    if isinstance(part, Int):
+        low, high = math.ceil(low), math.floor(high)
+    return None if (low, high) == (part.low, part.high) else (low, high)
+
+
+def _plain(value: float) -> float:
+    """Without the dust of floating-point arithmetic."""
+    return float(f"{value:.10g}")
+
+
+def _known_as(name: str) -> str:
+    """The canonical name, where there is one."""
+    ending = next((known for known in LIMITS if name.endswith(f"_{known}")), name)  # attention_dropout
+    try:
+        return hyperparameters.get(ending).name
+    except SpaceError:
+        return name
