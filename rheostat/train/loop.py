@@ -21,6 +21,7 @@ from rheostat.train.batches import make_batches
 from rheostat.train.early_stopping import EarlyStopping, Mode
 from rheostat.train.hooks import ClipGradients, Hook, Hooks, Run, StopOnNaN, WeightAverage
 from rheostat.train.task import Task, chunks, evaluate, few, judge, pick_device, scored
+from rheostat.train.vitals import FIRST_STEPS, Vitals, observed
 from rheostat.types import Config, Event, Job, Outcome, Report, Status
 
 
@@ -71,6 +72,7 @@ class Training:
         self.hooks = Hooks([*_own_hooks(task, config), *task.hooks(config)])
         self.run = Run(self.model, self.optimizer, steps, latest_checkpoint=lambda: self.checkpoint)
         self.average = next((h for h in self.hooks if isinstance(h, WeightAverage)), None)
+        self.vitals = Vitals(task, self.model, self.device)
         self.begun = False
         self._epoch = _Epoch(first_report=0)
 
@@ -98,6 +100,7 @@ class Training:
             self.hooks.begin(self.run)
             self.begun = True
         self._epoch = _Epoch(first_report=len(self.reports))
+        self.vitals.begin_epoch()
         self.model.train()
 
     def set_rate(self) -> None:
@@ -109,17 +112,23 @@ class Training:
     def update(self, loss: Tensor | float, examples: int) -> bool:
         """One update from the gradients of a batch with this mean loss; whether the epoch goes on."""
         run, epoch = self.run, self._epoch
-        if run.step == 0:
-            self._report({"train_loss": float(loss)}, epoch_end=False)  # the untrained network
         last = epoch.updates == self.batches.steps_per_epoch - 1
+        if run.step == 0:  # the untrained network
+            facts = {**self.vitals.facts(), "steps_per_epoch": float(self.batches.steps_per_epoch)}
+            self._report({"train_loss": float(loss), **facts}, epoch_end=False)
+        elif run.step in FIRST_STEPS:
+            self._report({"train_loss": float(loss)}, epoch_end=False)
         if last:
             self.grad_norm = _grad_norm(self.model)
+            if self._observed(run.epoch + 1):
+                self.vitals.before_step()
         try:
             self.hooks.before_step(run)
             self.optimizer.step()
             run.step += 1
             epoch.updates += 1
             run.set_loss(loss)
+            self.vitals.after_step(run.loss)
             self.hooks.after_step(run)
         except StopIteration:  # a hook has had enough: training ends normally (SessionRunHook)
             run.request_stop("a hook ended the training")
@@ -147,7 +156,8 @@ class Training:
             "parameters": float(self.parameters),
         }
         validation = self._validate(outputs)
-        self._report({**validation, **metrics}, epoch_end=True)
+        inside = self.vitals.end_epoch(look=self._observed(self.run.epoch))
+        self._report({**validation, **metrics, **inside}, epoch_end=True)
         value = self._value(self.reports[-1].metrics)
         if not math.isfinite(value):
             raise Infeasible(f"{self.task.metric} = {value} after epoch {self.run.epoch}")
@@ -160,6 +170,9 @@ class Training:
             self.hooks.end(self.run)
         self.seconds = time.perf_counter() - self._started
         return self.reports[epoch.first_report :]
+
+    def _observed(self, epoch: int) -> bool:
+        return self.task.observe and observed(epoch, self.max_epochs)
 
     def backward(self, batch: tuple[Tensor, ...]) -> Tensor:
         """Gradients of the mean loss over a batch, in `accumulate` parts; the detached loss."""

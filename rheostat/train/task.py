@@ -113,6 +113,7 @@ class Task:
     scores: Mapping[str, Score] = field(default_factory=dict)
     groups: Callable[[nn.Module, Config], Sequence[Group]] = one_group
     validate_every_steps: int | None = None  # also within an epoch
+    observe: bool = True  # look into the network now and then (train/vitals.py), for its diagnosis
     device: str = "auto"
 
     def __post_init__(self) -> None:

@@ -1,0 +1,202 @@
+"""What every trial lets us observe at next to no cost: losses within an epoch, and now and then a look inside.
+
+After every epoch: `batch_loss_max`, `batch_loss_sd` and `batch_loss_autocorrelation` (lag 1) of the losses of its
+batches. After the epochs 1, 2, 3, 4, 6, 8, 12, 16, 24 ... and the last, from the update that ended it and one pass of
+a few fixed training examples in evaluation mode: `probe_loss` and `probe_` before the name of each metric;
+`probe_predicted`, how many classes it predicts for them; and of each layer `update_ratio/LAYER`, ||change|| /
+||parameters|| of that update, `gradient_norm/LAYER`, unclipped, `dead/LAYER`, the share of rectified units that are
+zero on all of them, and `saturated/LAYER`, that of tanh and sigmoid units beyond 0.95 of their range.
+
+Training is the same with and without it, bit for bit. What it costs: benchmarks/vitals.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from rheostat.train import randomness
+from rheostat.train.inside import own_parameters
+from rheostat.train.task import Task, chunks, few, judge
+from rheostat.train.units import SATURATED
+
+PROBE = 128  # training examples
+FIRST_STEPS = (1, 2, 4, 8)  # whose batch losses are reported beside that of the untrained network
+AT_ONCE = 100_000  # elements of targets that are looked at for the facts; more would take time
+
+
+def observed(epoch: int, last: int) -> bool:
+    """Whether the network is looked into after this epoch: 1, 2, 3, 4, 6, 8, 12, 16 ... and the last.
+
+    >>> [epoch for epoch in range(1, 41) if observed(epoch, 40)]
+    [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 40]
+    """
+    power = epoch & -epoch  # the largest power of two that divides it
+    return epoch == last or epoch // power in (1, 3)
+
+
+class Vitals:
+    """Of one network in training; `off` observes nothing beyond the losses that are there anyway."""
+
+    def __init__(self, task: Task, model: nn.Module, device: torch.device) -> None:
+        self._task, self._model, self._device = task, model, device
+        self._layers = {name: list(own.values()) for name, own in own_parameters(model).items()}
+        self._weights = [p for own in self._layers.values() for p in own]
+        self._losses: list[float] = []
+        self._before: list[Tensor] = []
+        self._inside: dict[str, float] = {}
+
+    def facts(self) -> dict[str, float]:
+        """Numbers of the task that do not change."""
+        task = self._task
+        found = {"validation_examples": float(_examples(task.validation)), "examples": float(_examples(task.train))}
+        if task.loss in ("cross_entropy", "tokens") and isinstance(task.train, tuple):
+            counts = torch.bincount(task.train[-1].flatten()[:AT_ONCE]).double()
+            shares = counts[counts > 0] / counts.sum()
+            found["classes"] = float(len(shares))
+            found["prior_loss"] = float(-(shares * shares.log()).sum())
+        return {name: value for name, value in found.items() if value}
+
+    # -- an epoch --------------------------------------------------------------------------------------------
+
+    def begin_epoch(self) -> None:
+        self._losses, self._before, self._inside = [], [], {}
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """Look at the gradients of the coming update, before anything clips them."""
+        for name, own in self._layers.items():
+            norms = [p.grad.norm() for p in own if p.grad is not None]
+            if norms:
+                self._inside[f"gradient_norm/{name}"] = float(torch.stack(norms).norm())
+        self._before = [p.detach().clone() for p in self._weights]
+
+    @torch.no_grad()
+    def after_step(self, loss: float) -> None:
+        self._losses.append(loss)
+        if not self._before:
+            return
+        sizes = torch._foreach_norm(self._before)
+        changes = torch._foreach_norm(torch._foreach_sub([p.detach() for p in self._weights], self._before))
+        self._before = []
+        place = 0
+        for name, own in self._layers.items():
+            size, change = (float(torch.stack(n[place : place + len(own)]).norm()) for n in (sizes, changes))
+            place += len(own)
+            if size:
+                self._inside[f"update_ratio/{name}"] = change / size
+
+    def end_epoch(self, look: bool) -> dict[str, float]:
+        """What the epoch showed; with `look`, also what the network makes of the fixed examples."""
+        found = _of_batches(self._losses)
+        if look:
+            found |= self._inside | self._look()
+        return {name: value for name, value in found.items() if not math.isnan(value)}
+
+    @torch.no_grad()
+    def _look(self) -> dict[str, float]:
+        data = few(self._task.train, PROBE) if not callable(self._task.train) else None
+        if data is None:
+            return {}
+        watch = _Activations({id(p): name for name, own in self._layers.items() for p in own if p.dim() > 1})
+        pairs = []
+        with _evaluating(self._model), randomness.apart(), watch:
+            for *inputs, target in chunks(data, PROBE):
+                pairs.append((self._model(*(x.to(self._device) for x in inputs)), target.to(self._device)))
+        found = {f"probe_{name}": value for name, value in judge(self._task, pairs).items()}
+        output = pairs[0][0]
+        if self._task.loss == "cross_entropy" and isinstance(output, Tensor) and output.dim() == 2:
+            found["probe_predicted"] = float(len(torch.cat([o for o, _ in pairs]).argmax(1).unique()))
+        return found | watch.found()
+
+
+def _examples(data: Any) -> int:
+    """How many, where the data are in memory."""
+    return len(data[0]) if isinstance(data, tuple) else 0
+
+
+def _of_batches(losses: Sequence[float]) -> dict[str, float]:
+    """Of the batch losses of an epoch. The autocorrelation is that of neighbours, at most 1."""
+    finite = [loss for loss in losses if math.isfinite(loss)]
+    if not finite:
+        return {}
+    found = {"batch_loss_max": max(finite)}
+    if len(finite) < 4:
+        return found
+    mean, variance = statistics.fmean(finite), statistics.pvariance(finite)
+    found["batch_loss_sd"] = math.sqrt(variance)
+    if variance:
+        together = sum((a - mean) * (b - mean) for a, b in itertools.pairwise(finite))
+        found["batch_loss_autocorrelation"] = together / (variance * len(finite))
+    return found
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    yield
+    model.train(was_training)
+
+
+RECTIFIERS = {F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.threshold}
+SQUASHERS = {  # what brings the range to -1 ... 1: times, plus
+    torch.tanh: (1.0, 0.0),
+    Tensor.tanh: (1.0, 0.0),
+    F.tanh: (1.0, 0.0),
+    torch.sigmoid: (2.0, -1.0),
+    Tensor.sigmoid: (2.0, -1.0),
+    F.sigmoid: (2.0, -1.0),
+}
+RECURRENT = ("rnn_tanh", "rnn_relu")  # of torch._VF; weights in a list
+
+
+class _Activations(TorchFunctionMode):
+    """Watches activations in a pass; each counts to the last layer with a matrix before it.
+
+    Lighter than `units.activity`, which sees more (gates, sizes) and costs a copy of the network.
+    """
+
+    def __init__(self, layers: dict[int, str]) -> None:
+        super().__init__()
+        self._layers = layers  # by the identity of a weight
+        self._last, self._axis = "", -1
+        self._alive: dict[str, Tensor] = {}
+        self._saturated: dict[str, list[Tensor]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        kind = getattr(func, "__name__", "")
+        if kind in RECURRENT:
+            self._last, self._axis = self._layers.get(id(args[2][0]), self._last), -1
+            self._seen(F.relu if kind == "rnn_relu" else torch.tanh, output[0])
+        elif len(args) > 1 and id(args[1]) in self._layers:
+            self._last, self._axis = self._layers[id(args[1])], 1 if kind.startswith("conv") else -1
+        elif self._last and isinstance(output, Tensor):
+            self._seen(func, output)
+        return output
+
+    def _seen(self, func: Any, output: Tensor) -> None:
+        if func in RECTIFIERS:
+            axis = self._axis if output.dim() > 1 else 0
+            alive = (output.movedim(axis, 0).flatten(1) != 0).any(1)
+            known = self._alive.get(self._last)
+            self._alive[self._last] = alive if known is None or len(known) != len(alive) else known | alive
+        elif func in SQUASHERS:
+            times, plus = SQUASHERS[func]
+            share = ((output * times + plus).abs() > SATURATED).float().mean()
+            self._saturated.setdefault(self._last, []).append(share)
+
+    def found(self) -> dict[str, float]:
+        dead = {f"dead/{name}": 1 - float(alive.float().mean()) for name, alive in self._alive.items()}
+        saturated = {f"saturated/{name}": float(torch.stack(s).mean()) for name, s in self._saturated.items()}
+        return dead | saturated
