@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
 
 from rheostat.diagnose.base import Curve, Observations
 from rheostat.types import Status
@@ -19,8 +21,16 @@ SMALL = 1e-12
 
 def measured(curve: Curve) -> tuple[Curve, Curve]:
     """The epochs (from 1) at which a curve was measured, and its values there; both (N,)."""
-    kept = np.isfinite(curve) & (np.abs(np.nan_to_num(curve)) < HUGE)
-    return np.flatnonzero(kept) + 1.0, curve[kept]
+    kept: NDArray[np.bool_] = np.abs(curve) < HUGE  # false for NaN
+    return kept.nonzero()[0] + 1.0, curve[kept]
+
+
+def together(curve: Curve, other: Curve) -> tuple[Curve, Curve, Curve]:
+    """The epochs at which both curves were measured, and the values of each there; all (N,)."""
+    shared = min(len(curve), len(other))
+    curve, other = curve[:shared], other[:shared]
+    kept: NDArray[np.bool_] = (np.abs(curve) < HUGE) & (np.abs(other) < HUGE)
+    return kept.nonzero()[0] + 1.0, curve[kept], other[kept]
 
 
 def first(curve: Curve) -> float:
@@ -87,10 +97,13 @@ def highest_rise(curve: Curve) -> float:
 
 
 def smooth(curve: Curve, width: int = 5) -> Curve:
-    """The measured values as running medians of up to `width`; (N,). The ends take what there is."""
+    """The running medians of the measured values, `width` (odd) at a time; (N,). The end values stand in beyond."""
     _, values = measured(curve)
-    half = width // 2
-    return np.array([np.median(values[max(i - half, 0) : i + half + 1]) for i in range(len(values))])
+    if not len(values):
+        return values
+    ends = np.repeat(values[[0, -1]], width // 2).reshape(2, -1)
+    medians: Curve = np.median(sliding_window_view(np.concatenate([ends[0], values, ends[1]]), width), axis=1)
+    return medians
 
 
 def last_fall(curve: Curve, part: float = 0.25) -> float:
@@ -161,23 +174,32 @@ def untrained_loss(run: Observations) -> float:
     return value if abs(value) < HUGE else math.nan
 
 
-def breakdown(run: Observations) -> int | None:
-    """The epoch in which a loss ceased to be finite; 0 where that was at the first steps, None where none did.
+def out_of_memory(run: Observations) -> bool:
+    """Whether a run ended because memory ran out."""
+    return run.status is Status.INFEASIBLE and "memory" in run.reason
 
-    Only what was reported counts: an infinite loss, a NaN among reported values (the last known epoch has one
-    where other curves go on), or a run that was ended as infeasible.
+
+def breakdown(run: Observations) -> int | None:
+    """The epoch in which a loss ceased to be finite, 0 where that of the untrained network was not, None for none.
+
+    A NaN at the end of a curve counts only where the trainer, which measures every epoch, or the status says so.
     """
-    early = [not abs(value) < HUGE for value in run.first.values()]
-    if any(early):
+    if 0 in run.first and not abs(run.first[0]) < HUGE:
         return 0
+    infeasible = run.status is Status.INFEASIBLE and not out_of_memory(run)
     for name in ("train_loss", "val_loss"):
         curve = run.curves.get(name)
-        if curve is not None and (lost := ~(np.abs(np.nan_to_num(curve, nan=0.0)) < HUGE)).any():
+        if curve is None or not len(curve):
+            continue
+        good = np.abs(curve) < HUGE
+        if (lost := ~good & ~np.isnan(curve)).any():
             return int(lost.argmax()) + 1
-    trained = run.curves.get("train_loss")
-    if trained is not None and len(trained) and (math.isnan(trained[-1]) and not np.isnan(trained).all()):
-        return len(trained) - int(np.isnan(trained[::-1]).argmin()) + 1
-    return run.epochs if run.status is Status.INFEASIBLE else None
+        count = int(good.sum())
+        if (infeasible or run.facts) and count < len(curve) and good[:count].all() and (count or infeasible):
+            return count + 1
+    if any(not abs(value) < HUGE for value in run.first.values()):
+        return 1
+    return run.epochs + 1 if infeasible else None
 
 
 def at_end_of_plan(run: Observations) -> bool:
