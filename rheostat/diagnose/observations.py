@@ -40,7 +40,8 @@ def from_reports(
     for name in [name for name in curves if "/" in name]:
         measure, _, layer = name.partition("/")
         layers.setdefault(measure, {})[layer] = curves.pop(name)
-    first, facts = {}, {}
+    first: dict[int, float] = {}
+    facts: dict[str, float] = {}
     for report in reports:
         if not report.epoch_end and "train_loss" in report.metrics:
             first[report.step] = report.metrics["train_loss"]
