@@ -22,7 +22,7 @@ SMALL = 1e-12
 def measured(curve: Curve) -> tuple[Curve, Curve]:
     """The epochs (from 1) at which a curve was measured, and its values there; both (N,)."""
     kept: NDArray[np.bool_] = np.abs(curve) < HUGE  # false for NaN
-    return kept.nonzero()[0] + 1.0, curve[kept]
+    return kept.nonzero()[0].astype(np.float64) + 1, curve[kept]
 
 
 def together(curve: Curve, other: Curve) -> tuple[Curve, Curve, Curve]:
@@ -30,7 +30,7 @@ def together(curve: Curve, other: Curve) -> tuple[Curve, Curve, Curve]:
     shared = min(len(curve), len(other))
     curve, other = curve[:shared], other[:shared]
     kept: NDArray[np.bool_] = (np.abs(curve) < HUGE) & (np.abs(other) < HUGE)
-    return kept.nonzero()[0] + 1.0, curve[kept], other[kept]
+    return kept.nonzero()[0].astype(np.float64) + 1, curve[kept], other[kept]
 
 
 def first(curve: Curve) -> float:
@@ -168,6 +168,16 @@ def monotone(curve: Curve) -> float:
     return float(values[0] - values[-1]) / movement if movement > SMALL else math.nan
 
 
+def onset(flags: NDArray[np.bool_]) -> int:
+    """Where the unbroken row of true values at the end of `flags` begins; their number where there is none.
+
+    >>> onset(np.array([True, False, True, True]))
+    2
+    """
+    back = flags[::-1]
+    return 0 if flags.all() else len(flags) - int((~back).argmax())
+
+
 def untrained_loss(run: Observations) -> float:
     """The loss before the first update; NaN where it was not recorded."""
     value = run.first.get(0, math.nan)
@@ -208,22 +218,49 @@ def at_end_of_plan(run: Observations) -> bool:
 
 
 def losses(run: Observations) -> tuple[str, Curve]:
-    """The name and the values of the curve that says how well the training data are fitted.
+    """What the training loss is called in words, and its curve; the validation loss where none was recorded.
 
-    In evaluation mode where that was recorded at least four times, else the mean batch loss, else none (all NaN).
+    The latter ends at its lowest value: it may rise beyond that for another reason.
     """
-    probe = run.curve("probe_loss")
-    if len(measured(probe)[0]) >= 4:
-        return "probe_loss", probe
-    return "train_loss", run.curve("train_loss")
+    trained = run.curve("train_loss")
+    if len(measured(trained)[0]):
+        return "training loss", trained
+    validation = run.curve("val_loss")
+    return "validation loss", validation[: best_epoch(validation)]
 
 
-def layer_extremes(run: Observations, measure: str) -> dict[str, tuple[float, int]]:
-    """By layer: the highest value of a measure, and the first epoch at which it came within 2 % of that."""
-    found = {}
+def worst_jump(run: Observations) -> tuple[float, int]:
+    """The highest batch loss after one of the first updates, over the loss before them, and how many came before it.
+
+    NaN and 0 where they were not recorded.
+    """
+    start = untrained_loss(run)
+    later = {step: value for step, value in run.first.items() if step > 0 and abs(value) < HUGE}
+    if not later or math.isnan(start):
+        return math.nan, 0
+    step = max(later, key=lambda s: later[s])
+    return ratio(later[step], start), step
+
+
+def worst_layer(run: Observations, measure: str, least: float) -> tuple[str, float, int]:
+    """The layer in which a measure is highest, its highest value, and the epoch at which it first exceeded `least`.
+
+    The epoch is 0 where none did.
+    """
+    worst = ("", math.nan, 0)
     for layer, curve in run.layers.get(measure, {}).items():
         epochs, values = measured(curve)
+        if len(values) and not values.max() <= worst[1]:
+            above = values > least
+            worst = layer, float(values.max()), int(epochs[above.argmax()]) if above.any() else 0
+    return worst
+
+
+def typical(run: Observations, measure: str) -> dict[str, float]:
+    """By layer, in order: the median of a measure over the epochs at which it was observed."""
+    found = {}
+    for layer, curve in run.layers.get(measure, {}).items():
+        _, values = measured(curve)
         if len(values):
-            top = float(values.max())
-            found[layer] = (top, int(epochs[(values >= top - 0.02 * abs(top)).argmax()]))
+            found[layer] = float(np.median(values))
     return found

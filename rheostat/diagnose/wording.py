@@ -9,14 +9,14 @@ from rheostat import hyperparameters
 from rheostat.diagnose.base import Action, Observations
 from rheostat.types import Scalar
 
-# The counterfactuals by name, each in words that end a sentence "... would tell".
+# The counterfactuals of probe/counterfactual.py by name, each in words that end a sentence: "... would tell".
 PROBES: Mapping[str, str] = {
-    "lr x3": "a few epochs at three times the learning rate",
-    "lr /3": "a few epochs at a third of the learning rate",
-    "cool-down to zero": "a short cool-down of the learning rate to zero",
-    "regularisation off": "a few epochs without regularisation",
-    "larger": "a larger network for a few epochs",
-    "other seed": "the same run with another seed",
+    "lr_up": "a few epochs at three times the learning rate",
+    "lr_down": "a few epochs at a third of the learning rate",
+    "cooldown": "a few epochs in which the learning rate goes down to zero",
+    "no_regularisation": "a few epochs without dropout and weight decay",
+    "larger": "a few epochs of a network twice as wide",
+    "other_seed": "the same run from another seed",
 }
 WIDTHS = ("units", "hidden", "channels")  # of the families of networks, as their spaces name them
 DEPTHS = ("layers", "recurrent_layers")
@@ -42,6 +42,17 @@ def percent(share: float) -> str:
     """
     rounded = round(100 * share) if 0.1 <= abs(share) < 100 else float(f"{100 * share:.2g}")
     return f"{number(rounded)}%"
+
+
+def curve_words(name: str) -> str:
+    """
+    >>> curve_words("val_error"), curve_words("train_loss")
+    ('validation error', 'training loss')
+    """
+    for short, word in (("val_", "validation "), ("train_", "training "), ("probe_", "training ")):
+        if name.startswith(short):
+            name = word + name.removeprefix(short)
+    return name.replace("_", " ")
 
 
 def times(factor: float) -> str:

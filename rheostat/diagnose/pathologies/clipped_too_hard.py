@@ -1,0 +1,56 @@
+"""Gradient clipping that shortens most updates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
+from rheostat.diagnose.shapes import last, measured
+from rheostat.diagnose.wording import change, multiplied, number, percent, value
+
+MOST = 0.5  # of the updates
+
+
+def detect(run: Observations) -> Sequence[Symptom]:
+    """Over half of the updates were clipped, in the median over epochs; or, where that was not recorded, the
+    gradient's norm is above `clip_norm` after over half of the epochs.
+    """
+    bound = value(run, "clip_norm")
+    epochs, shares = measured(run.curve("clipped"))
+    norm = last(run.curve("grad_norm"))
+    if not len(shares):
+        epochs, norms = measured(run.curve("grad_norm"))
+        shares = (norms > bound).astype(np.float64)
+        if not len(shares) or not shares.mean() > MOST:
+            return []
+        text = f"The gradient's norm was above {number(bound)} after {percent(float(shares.mean()))} of the epochs"
+    elif float(np.median(shares)) > MOST:
+        text = f"Clipping shortened {percent(float(np.median(shares)))} of the updates"
+    else:
+        return []
+    beside = f"; it ended at {number(norm)}, the bound is {number(bound)}" if norm > bound else ""
+    return [Symptom(f"{text}{beside}.", int(epochs[(shares > MOST).argmax()]))]
+
+
+def remedy(run: Observations) -> Action:
+    text = f"Raise clip_norm 10 times{multiplied(run, 'clip_norm', 10)}, so that clipping cuts outliers only."
+    return change(run, text, times={"clip_norm": 10})
+
+
+PATHOLOGY = Pathology(
+    name="clipped_too_hard",
+    title="Clipped too hard",
+    words="Clipping shortens most updates instead of rare outliers, and so acts as a lower learning rate.",
+    detect=detect,
+    remedy=remedy,
+    learnt=True,
+    confused_with=("lr_too_low", "too_short", "bad_initialisation"),
+    leads_to=("not_learning",),
+    probe="lr_up",
+    sources=(
+        "Godbole et al. 2023, Deep Learning Tuning Playbook: clip at the 90th percentile of norms; over half clipped "
+        "is too much",
+    ),
+)

@@ -1,0 +1,59 @@
+"""Inputs of unequal or extreme size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
+from rheostat.diagnose.pathologies.bad_initialisation import guessing
+from rheostat.diagnose.shapes import ratio, typical, untrained_loss
+from rheostat.diagnose.wording import change, number, times
+
+OFF = 1.5  # loss of the untrained network over that of guessing
+LARGE = 10.0  # the first layer's gradient over the median of the others
+
+
+def detect(run: Observations) -> Sequence[Symptom]:
+    """The first layer's gradient, which grows with the inputs, is over ten times the median of the other layers'; or
+    the untrained network's loss is over 1.5 times that of guessing.
+    """
+    found = []
+    start, guess = untrained_loss(run), guessing(run)
+    if guess > 0 and start > OFF * guess:
+        found.append(Symptom(f"The untrained network's loss is {number(start)}, where guessing costs {number(guess)}."))
+    norms = list(typical(run, "gradient_norm").values())
+    others = sorted(norms[1:])
+    if others and (size := ratio(norms[0], others[len(others) // 2])) > LARGE:
+        found.append(Symptom(f"The first layer's gradient is {times(size)} that of the others.", 1))
+    return found
+
+
+def remedy(run: Observations) -> Action:
+    text = "Bring every input to mean 0 and standard deviation 1, as measured on the training data."
+    return change(run, text, set={"scaling": "standardize"} if "scaling" in run.config else None)
+
+
+PATHOLOGY = Pathology(
+    name="input_scale",
+    title="Inputs not standardised",
+    words="Inputs far larger, smaller or more unequal than the usual initial weights expect: the loss is steep in some "
+    "directions and flat in others, and no rate suits all.",
+    detect=detect,
+    remedy=remedy,
+    learnt=True,
+    confused_with=("bad_initialisation", "lr_too_high", "lr_too_low", "saturated_units"),
+    leads_to=(
+        "dead_units",
+        "saturated_units",
+        "early_instability",
+        "spikes",
+        "not_learning",
+        "class_collapse",
+        "clipped_too_hard",
+    ),
+    probe="lr_down",
+    sources=(
+        "LeCun et al. 1998, Efficient BackProp, section 4.3: normalise the inputs",
+        "Mishkin et al. 2016 (arXiv 1606.02228): 0.425 with scaled inputs, 0.379 without",
+    ),
+)

@@ -1,0 +1,78 @@
+"""The learning rate is too low."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
+from rheostat.diagnose.shapes import (
+    best_epoch,
+    last_fall,
+    losses,
+    measured,
+    rises,
+    total_fall,
+    typical,
+    untrained_loss,
+)
+from rheostat.diagnose.wording import change, multiplied, number, percent
+
+STILL_FALLING = 0.02  # over the last quarter of the run
+SMALL_FALL = 0.1  # in all
+SMALL_UPDATE = 2e-4  # of the weights' norm, in the median layer; 1e-3 is usual (cs231n)
+
+
+def detect(run: Observations) -> Sequence[Symptom]:
+    """The loss is lowest at the end, fell by over 2% in the last quarter, and rose in fewer than a tenth of the
+    epochs; or it fell by under 10% in all without a rise; or a median layer's updates are below 0.02% of its weights.
+    """
+    found = []
+    name, curve = losses(run)
+    epochs, values = measured(curve)
+    start = untrained_loss(run)
+    if len(epochs) >= 2 and rises(curve) <= 0.1:
+        fallen = total_fall(curve, start)
+        if 0 < fallen < SMALL_FALL:
+            found.append(
+                Symptom(f"After {len(curve)} epochs the {name} has fallen by only {percent(fallen)}, without a rise.")
+            )
+        elif len(epochs) >= 4 and last_fall(curve) > STILL_FALLING and best_epoch(curve) >= 0.97 * epochs[-1]:
+            share = percent(last_fall(curve))
+            found.append(Symptom(f"The {name} fell without a bounce to the end, by {share} in the last quarter."))
+    if not math.isnan(ratio := _update(run)) and ratio < SMALL_UPDATE:
+        found.append(Symptom(f"An update changes the weights of a median layer by only {percent(ratio)}."))
+    return found
+
+
+def _update(run: Observations) -> float:
+    """The median over layers of the typical size of an update, as a share of the weights; NaN where not observed."""
+    ratios = sorted(typical(run, "update_ratio").values())
+    return ratios[len(ratios) // 2] if ratios else math.nan
+
+
+def remedy(run: Observations) -> Action:
+    _, curve = losses(run)
+    fallen = total_fall(curve, untrained_loss(run))
+    by = 30 if fallen < 0.05 else 10 if fallen < 0.4 else 3
+    text = f"Multiply the learning rate by {number(by)}{multiplied(run, 'lr', by)}."
+    return change(run, text, times={"lr": by})
+
+
+PATHOLOGY = Pathology(
+    name="lr_too_low",
+    title="Learning rate too low",
+    words="Both losses fall smoothly and slowly and are still falling at the end: each step is a small part of what "
+    "the network could bear.",
+    detect=detect,
+    remedy=remedy,
+    learnt=True,
+    confused_with=("too_short", "decay_too_early", "vanishing_gradient", "clipped_too_hard", "batch_too_large"),
+    leads_to=("not_learning", "class_collapse"),
+    probe="lr_up",
+    sources=(
+        "Goodfellow, Bengio and Courville 2016, Deep Learning, section 11.4.1",
+        "cs231n, Neural networks 3: the ratio of updates to weights is about 1e-3",
+        "the thresholds: chosen in a pilot of 1,560 small runs, of which half had too low a rate",
+    ),
+)
