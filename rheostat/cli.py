@@ -72,6 +72,7 @@ def tune(
     min_gain: Annotated[
         float | None, typer.Option(help="End when going on would hardly improve the metric by more.")
     ] = None,
+    widen: Annotated[bool, typer.Option("--widen", help="Widen ranges at whose edge the best trials lie.")] = False,
     also: Annotated[
         list[str] | None, typer.Option(help="Another objective: parameters, or examples_per_second=maximize")
     ] = None,
@@ -113,6 +114,7 @@ def tune(
         epochs=epochs,
         minutes=minutes,
         min_gain=min_gain,
+        widen=widen,
         also=None if also is None else dict(commands.objective(words) for words in also),
         limits=limit,
         earlier=earlier or (),

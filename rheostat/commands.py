@@ -87,7 +87,8 @@ def objective(words: str) -> tuple[str, str]:
 
 def resume(study: Study) -> None:
     """Go on with a study that no process runs, as it was begun."""
-    target, settings = dict(study.record.target), dict(study.record.settings)
+    target = dict(study.record.target)
+    settings = {name: value for name, value in study.record.settings.items() if name != "widened"}
     if not target:
         raise StudyError(f"Study {study.name!r} was made from Python: run its script again to go on with it.")
     loaded = load_target(**target)

@@ -41,6 +41,7 @@ from rheostat.types import (
     TrialRecord,
     trial_seed,
 )
+from rheostat.widening import Widening
 
 POLL_SECONDS = 0.2
 KEEP_BEST, KEEP_BYTES, COLLECT_SECONDS = 5, 10 * 2**30, 30.0
@@ -64,11 +65,12 @@ class Plan:
     deadline: float | None = None  # of time.monotonic()
     watcher: Watcher | None = None
     min_gain: float | None = None  # the study ends where going on would hardly gain more
+    widening: Widening | None = None  # of ranges that end too soon
 
     @property
     def in_order(self) -> bool:
         """Whether results change what is decided, and so the order does in which they are settled."""
-        return self.scheduler.adaptive or self.min_gain is not None
+        return self.scheduler.adaptive or self.min_gain is not None or self.widening is not None
 
 
 @dataclass
@@ -100,6 +102,8 @@ class Session:
             reports, assignments = self.records.reports(self.study), self.records.assignments(self.study)
         self.ledger.restore(trials, reports, assignments)
         self.ledger.set_aside(trial.number for trial in trials if trial.source == "ask")
+        if self.plan.widening is not None:
+            self.plan.scheduler = self.plan.widening.take_up(self.ledger.history())
         self._epochs_before = self.ledger.epochs
         self._spent = {report.trial: report for report in reports if report.epoch_end and report.epoch}
         self._queue = self.records.queued(self.study)
@@ -126,6 +130,7 @@ class Session:
     def _go(self, make_executor: Callable[[Sink], Executor]) -> None:
         self._obey(None)
         self._copy_parents(row.trial for row in self.ledger.training)
+        self._widen()
         self._weigh()
         self._decide()
         if not self.ledger.training:  # nothing to do: start no processes for it
@@ -188,6 +193,7 @@ class Session:
             if row is not None:
                 self._settled.append(row.number)
                 self._asked = False
+                self._widen()
                 self._weigh()
             elif self._asked:
                 break
@@ -230,6 +236,21 @@ class Session:
                 f"a chance of {said.chance(least):.1%}, by {said.expected:.2g} on average; a smaller min_gain goes on"
             )
             self._note([Notice("enough", words)])
+
+    def _widen(self) -> None:
+        """Go on in a wider space where the best may lie outside; by what is settled alone, as `_weigh` does."""
+        widening = self.plan.widening
+        if widening is None:
+            return
+        known = len(widening.steps)
+        scheduler = widening.look(self.ledger.history())
+        if scheduler is None:
+            return
+        self.plan.scheduler, self._enough = scheduler, False
+        if len(widening.steps) > known:
+            self._note([widening.notice()])
+            settings = {**self.study.settings, "widened": [step.describe() for step in widening.steps]}
+            self.study = self.records.change_study(self.study, space=widening.steps[-1].space, settings=settings)
 
     def _copy_parents(self, trials: Iterable[int]) -> None:
         """Give new trials the checkpoints that they begin with; before anything is submitted, so before it changes."""

@@ -47,6 +47,7 @@ from rheostat.types import (
     Status,
     trial_seed,
 )
+from rheostat.widening import Widening, steps_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -165,6 +166,9 @@ class Study:
     ) -> StudyRecord:
         """The recorded study, with the new space where every old trial can be kept."""
         record = self.records.study(name)
+        began = steps_of(record.settings, record.space)[0].space
+        if keeping_priors(began, space).describe() == began.describe():
+            space = record.space  # which may have been widened since
         space = keeping_priors(record.space, space)
         kept, broken = changes(record.space, space)
         pairs: list[tuple[str, object, object]] = [
@@ -185,7 +189,8 @@ class Study:
                 + "\nGive the study another name, or the same settings as before."
             )
         if kept:
-            record = self.records.change_study(record, space=space, settings=record.settings)
+            settings = {name: value for name, value in record.settings.items() if name != "widened"}
+            record = self.records.change_study(record, space=space, settings=settings)
             words = "the space changed, and all earlier trials are kept: " + "; ".join(kept)
             self.records.log(record, [Notice("space", words)])
         return record
@@ -229,6 +234,7 @@ class Study:
         epochs: int | None = None,
         minutes: float | None = None,
         min_gain: float | None = None,
+        widen: bool = False,
         search: str = AUTO,
         schedule: str | Scheduler = AUTO,
         workers: int | None = 1,
@@ -246,6 +252,7 @@ class Study:
 
         With `min_gain` the study ends when going on is not worth it: when as many epochs again, and at least 8 full
         trainings, would improve the metric by more than that, in its units, with a chance below 5 % (see `outlook`).
+        With `widen`, ranges at whose edge the best trials lie are widened on the way, and no trial is lost.
         """
         from rheostat.train.objective import ObjectiveRunner
 
@@ -259,6 +266,7 @@ class Study:
             epochs=UNLIMITED if epochs is None else epochs,
             minutes=minutes,
             min_gain=min_gain,
+            widen=widen,
             search=search,
             schedule=schedule,
             workers=workers,
@@ -276,6 +284,7 @@ class Study:
         epochs: int = 20,
         minutes: float | None = None,
         min_gain: float | None = None,
+        widen: bool = False,
         search: str = AUTO,
         schedule: str | Scheduler = AUTO,
         workers: int | None = None,
@@ -318,6 +327,7 @@ class Study:
             epochs=epochs,
             minutes=minutes,
             min_gain=min_gain,
+            widen=widen,
             search=search,
             schedule=schedule,
             workers=workers,
@@ -354,6 +364,7 @@ class Study:
         epochs: int,
         minutes: float | None,
         min_gain: float | None,
+        widen: bool,
         search: str,
         schedule: str | Scheduler,
         workers: int | None,
@@ -368,12 +379,13 @@ class Study:
         _positive(min_gain=min_gain)
         if min_gain is not None:
             self._need_one_goal("min_gain")
-        scheduler = self._plan_scheduler(search, schedule, trials, epochs)
+        widening = self._plan_widening(search, schedule, trials, epochs) if widen else None
+        scheduler = self._plan_scheduler(self.space, search, schedule, trials, epochs)
         places = workers or default_workers(data_bytes, trials, threads or 1)
         watcher = make_console(progress) if isinstance(progress, str) else progress
-        flight = self._keep_settings(trials, epochs, min_gain, search, schedule, threads, engine, in_flight)
+        flight = self._keep_settings(trials, epochs, min_gain, widen, search, schedule, threads, engine, in_flight)
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
-        plan = Plan(scheduler, epochs, flight, trials, deadline, watcher, min_gain)
+        plan = Plan(scheduler, epochs, flight, trials, deadline, watcher, min_gain, widening)
         if in_flight is None:
             plan.in_flight = max(flight, places if plan.in_order else places * runner.lanes)
         if self._learnt:
@@ -389,6 +401,7 @@ class Study:
             session = Session(self.records, self._record, plan, self.checkpoints)
             self.state = session.run(lambda sink: self._executor(runner, sink, places, workers, threads, watcher))
         finally:
+            self._record = self.records.study(self.name)  # the space may be wider now
             self.records.release(self._record)
             watcher.close()
         return self
@@ -408,16 +421,37 @@ class Study:
         self.records.claim(self._record, address=str(executor.folder))
         return executor
 
-    def _plan_scheduler(self, search: str, schedule: str | Scheduler, trials: int | None, epochs: int) -> Scheduler:
+    def _plan_scheduler(
+        self, space: Space, search: str, schedule: str | Scheduler, trials: int | None, epochs: int
+    ) -> Scheduler:
         if isinstance(schedule, str):
-            schedule = make_scheduler(search, schedule, self.space, self._record.seed, trials, epochs)
+            schedule = make_scheduler(search, schedule, space, self._record.seed, trials, epochs)
         return WithGoals(schedule) if self.goals else schedule
+
+    def _plan_widening(self, search: str, schedule: str | Scheduler, trials: int | None, epochs: int) -> Widening:
+        if self.goals.also:
+            raise SettingError(
+                f"widen asks where {self.metric} is best, but study {self.name!r} has further objectives: leave it out."
+            )
+        if not isinstance(schedule, str):
+            raise SettingError(
+                f"widen makes a scheduler for each space: give its name, not a {type(schedule).__name__}."
+            )
+        settings = self._record.settings
+        return Widening(
+            steps_of(settings, self.space),
+            lambda space: self._plan_scheduler(space, search, schedule, trials, epochs),
+            self.metric,
+            -1 if self.direction == "maximize" else 1,
+            anew=bool(settings) and "widen" not in settings,
+        )
 
     def _keep_settings(
         self,
         trials: int | None,
         epochs: int,
         min_gain: float | None,
+        widen: bool,
         search: str,
         schedule: str | Scheduler,
         threads: int | None,
@@ -437,6 +471,10 @@ class Study:
         }
         if min_gain is not None:
             new["min_gain"] = min_gain
+        if widen:
+            new["widen"] = True
+        if "widened" in old:
+            new["widened"] = old["widened"]
         reasons = {
             "epochs": "the learning rate of every trial is laid out over them",
             "threads": "results differ in their last digits",

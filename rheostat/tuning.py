@@ -25,6 +25,7 @@ def tune(
     epochs: int | None = None,
     minutes: float | None = None,
     min_gain: float | None = None,
+    widen: bool = False,
     seed: int | None = None,
     also: Mapping[str, str] | None = None,
     limits: Sequence[str] | None = None,
@@ -48,7 +49,8 @@ def tune(
     the most that one may train. `workers` is how many processes train (None: as many as the machine allows; 1: this
     one). A new study tries the configurations `first` before any others, but for those that `earlier` studies, or
     their names in this storage, teach it to try. `also` and `limits` are the further objectives
-    and the limits of the study: also={"parameters": "minimize"}, limits=["val_loss <= 0.5"].
+    and the limits of the study: also={"parameters": "minimize"}, limits=["val_loss <= 0.5"]. With `widen`, ranges that
+    turn out to end too soon are widened on the way (docs/advice.md).
 
     Raises TaskError, DataError or SpaceError before anything is trained where the parts do not fit together, and
     StudyError where a study of this name cannot be continued with these arguments.
@@ -88,6 +90,7 @@ def tune(
         epochs=20 if epochs is None else epochs,
         minutes=minutes,
         min_gain=min_gain,
+        widen=widen,
         search=search,
         schedule=schedule,
         workers=workers,
