@@ -33,6 +33,12 @@ def together(curve: Curve, other: Curve) -> tuple[Curve, Curve, Curve]:
     return kept.nonzero()[0].astype(np.float64) + 1, curve[kept], other[kept]
 
 
+def middle(values: Curve) -> float:
+    """The median; much quicker for few values than numpy's. Raises IndexError for none."""
+    ordered, half = np.sort(values), len(values) // 2
+    return float(ordered[half]) if len(values) % 2 else float(ordered[half - 1] + ordered[half]) / 2
+
+
 def first(curve: Curve) -> float:
     """The first value that was measured."""
     _, values = measured(curve)
@@ -102,21 +108,22 @@ def smooth(curve: Curve, width: int = 5) -> Curve:
     if not len(values):
         return values
     ends = np.repeat(values[[0, -1]], width // 2).reshape(2, -1)
-    medians: Curve = np.median(sliding_window_view(np.concatenate([ends[0], values, ends[1]]), width), axis=1)
-    return medians
+    windows = sliding_window_view(np.concatenate([ends[0], values, ends[1]]), width)
+    return np.sort(windows, axis=1)[:, width // 2]
 
 
 def last_fall(curve: Curve, part: float = 0.25) -> float:
     """How far a curve fell over its last `part`, as a share of where that began; negative where it rose.
 
-    Both ends are medians of up to three values.
+    Both ends are medians of three values where there are eight or more.
     """
     _, values = measured(curve)
     start = len(values) - 1 - max(round(part * len(values)), 1)
     if start < 0:
         return math.nan
-    before = float(np.median(values[max(start - 1, 0) : start + 2] if len(values) >= 8 else values[start]))
-    after = float(np.median(values[-3:] if len(values) >= 8 else values[-1]))
+    long = len(values) >= 8
+    before = middle(values[max(start - 1, 0) : start + 2]) if long else float(values[start])
+    after = middle(values[-3:]) if long else float(values[-1])
     return (before - after) / max(abs(before), SMALL)
 
 
@@ -148,8 +155,8 @@ def noise(curve: Curve) -> float:
     _, values = measured(curve)
     if len(values) < 4:
         return math.nan
-    jitter = float(np.median(np.abs(np.diff(values, 2)))) / 0.6745 / math.sqrt(6)
-    return jitter / max(float(np.median(np.abs(values))), SMALL)
+    jitter = middle(np.abs(np.diff(values, 2))) / 0.6745 / math.sqrt(6)
+    return jitter / max(middle(np.abs(values)), SMALL)
 
 
 def rise_after_best(curve: Curve) -> float:
@@ -158,7 +165,7 @@ def rise_after_best(curve: Curve) -> float:
     if not len(values):
         return math.nan
     tail = values[values.argmin() :][-3:]
-    return float(np.median(tail) - values.min()) / max(abs(float(values.min())), SMALL)
+    return (middle(tail) - float(values.min())) / max(abs(float(values.min())), SMALL)
 
 
 def monotone(curve: Curve) -> float:
@@ -262,5 +269,5 @@ def typical(run: Observations, measure: str) -> dict[str, float]:
     for layer, curve in run.layers.get(measure, {}).items():
         _, values = measured(curve)
         if len(values):
-            found[layer] = float(np.median(values))
+            found[layer] = middle(values)
     return found

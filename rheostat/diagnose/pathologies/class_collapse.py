@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
-from rheostat.diagnose.shapes import breakdown, last, measured
+from rheostat.diagnose.shapes import breakdown, last, measured, onset
 from rheostat.diagnose.wording import number
 
 MOST_CLASSES = 20  # of more, a sample of training examples hardly holds all
@@ -25,7 +25,7 @@ def detect(run: Observations) -> Sequence[Symptom]:
         return []
     if not wrong > 0.1:
         return []
-    since = int(epochs[len(few) - int((~few[::-1]).argmax())]) if not few.all() else int(epochs[0])
+    since = int(epochs[onset(few)])
     return [Symptom(f"Only {number(float(predicted[-1]))} of {number(classes)} classes are ever predicted.", since)]
 
 

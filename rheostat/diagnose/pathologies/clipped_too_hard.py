@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
-from rheostat.diagnose.shapes import last, measured
+from rheostat.diagnose.shapes import last, measured, middle
 from rheostat.diagnose.wording import change, multiplied, number, percent, value
 
 MOST = 0.5  # of the updates
@@ -26,8 +26,8 @@ def detect(run: Observations) -> Sequence[Symptom]:
         if not len(shares) or not shares.mean() > MOST:
             return []
         text = f"The gradient's norm was above {number(bound)} after {percent(float(shares.mean()))} of the epochs"
-    elif float(np.median(shares)) > MOST:
-        text = f"Clipping shortened {percent(float(np.median(shares)))} of the updates"
+    elif middle(shares) > MOST:
+        text = f"Clipping shortened {percent(middle(shares))} of the updates"
     else:
         return []
     beside = f"; it ended at {number(norm)}, the bound is {number(bound)}" if norm > bound else ""

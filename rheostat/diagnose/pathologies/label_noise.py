@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
-from rheostat.diagnose.shapes import best_epoch, last_fall, measured, rise_after_best, together
-from rheostat.diagnose.wording import number, percent
+from rheostat.diagnose.shapes import best_epoch, rise_after_best, together
+from rheostat.diagnose.wording import percent
 
 GAP = 0.05  # training error above validation error
 STUCK = 0.1  # error that remains on the training examples
@@ -41,11 +41,9 @@ def _spread(share: float, examples: float) -> float:
 
 
 def remedy(run: Observations) -> Action:
-    _, values = measured(run.curve("train_loss"))
-    low = f" (above a loss of about {number(float(values[-1]) * 3, 2)})" if len(values) and values[-1] > 0 else ""
-    slow = last_fall(run.curve("val_loss")) < 0
-    stop = " Until then keep the epoch with the lowest validation error." if slow else ""
-    return Action(f"Look through the training examples with the highest loss{low} and mend their labels.{stop}")
+    best = best_epoch(run.curve("val_error")) or best_epoch(run.curve("val_loss"))
+    keep = f"; until then keep the network of epoch {best}" if best else ""
+    return Action(f"Look through the training examples with the highest loss and mend their labels{keep}.")
 
 
 PATHOLOGY = Pathology(

@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 
 from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
-from rheostat.diagnose.shapes import together
+from rheostat.diagnose.shapes import onset, together
 from rheostat.diagnose.wording import number, percent
 
 BETTER = 0.6  # validation loss over that of training examples, both in evaluation mode
-LOOKS = 4  # in the second half of those that were made, at least half as many
+LOOKS = 4
 LOOKED_AT = 128  # training examples
 
 
@@ -29,12 +29,11 @@ def detect(run: Observations) -> Sequence[Symptom]:
     spread = math.sqrt(max(error * (1 - error), 1e-4) * (1 / LOOKED_AT + 1 / max(examples, 1.0)))
     if not error - other > 3 * spread:
         return []
+    low, high = number(float(validated[-1])), number(float(trained[-1]))
     text = (
-        f"The validation loss is {number(float(validated[-1]))}, that of training examples {number(float(trained[-1]))}"
+        f"Validation loss is {low}, of training examples {high}; errors: {percent(other)} and {percent(error)}."
     )
-    better = (validated < BETTER * trained)[::-1]
-    since = epochs[len(epochs) - (int((~better).argmax()) if not better.all() else len(epochs))]
-    return [Symptom(f"{text}; the errors are {percent(other)} and {percent(error)}.", int(since))]
+    return [Symptom(text, int(epochs[onset(validated < BETTER * trained)]))]
 
 
 def remedy(run: Observations) -> Action:
@@ -46,8 +45,8 @@ def remedy(run: Observations) -> Action:
 PATHOLOGY = Pathology(
     name="leak",
     title="Validation too good",
-    words="The network does better on data that it never saw than on its own, under the same conditions: the validation "
-    "data are easier, doubled, or were used for training elsewhere.",
+    words="The network does better on data that it never saw than on its own, under the same conditions: the "
+    "validation data are easier, doubled, or were used for training elsewhere.",
     detect=detect,
     remedy=remedy,
     certainty=0.6,

@@ -29,7 +29,7 @@ def detect(run: Observations) -> Sequence[Symptom]:
     """
     found = []
     name, curve = losses(run)
-    epochs, values = measured(curve)
+    epochs, _ = measured(curve)
     start = untrained_loss(run)
     if len(epochs) >= 2 and rises(curve) <= 0.1:
         fallen = total_fall(curve, start)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
-from rheostat.diagnose.shapes import measured, ratio, together
+from rheostat.diagnose.shapes import measured, middle, ratio, together
 from rheostat.diagnose.wording import number, percent
 
 ALIKE = 0.4  # correlation of the losses of neighbouring batches
@@ -19,7 +17,7 @@ def detect(run: Observations) -> Sequence[Symptom]:
     """
     epochs, values = measured(run.curve("batch_loss_autocorrelation"))
     later = values[epochs > 0.25 * len(run.curve("batch_loss_autocorrelation"))]
-    if len(values) < 3 or not len(later) or not (alike := float(np.median(later))) > ALIKE:
+    if len(values) < 3 or not len(later) or not (alike := middle(later)) > ALIKE:
         return []
     found = [
         Symptom(f"Losses of neighbouring batches go together: correlation {number(alike, 2)}, shuffled about 0.", 1)

@@ -24,9 +24,8 @@ def detect(run: Observations) -> Sequence[Symptom]:
     then = last(trained[:best])
     if end >= then:
         return []
-    text = (
-        f"The validation loss was lowest after epoch {best}, {number(lowest(validation))}, and rose by {percent(rise)}"
-    )
+    low = number(lowest(validation))
+    text = f"The validation loss was lowest after epoch {best}, {low}, and rose by {percent(rise)}"
     falling = "" if math.isnan(end) else f" while the training loss fell to {number(end)}"
     return [Symptom(f"{text}{falling}.", best)]
 
@@ -37,8 +36,9 @@ def remedy(run: Observations) -> Action:
     values: dict[str, Scalar] = {}
     parts = []
     if not math.isnan(dropout := value(run, "dropout")) and dropout < MOST_DROPOUT:
-        values["dropout"] = round(min(dropout + 0.2, MOST_DROPOUT), 3)
-        parts.append(f"raise dropout to {number(float(values['dropout']))}")
+        raised = round(min(dropout + 0.2, MOST_DROPOUT), 3)
+        values["dropout"] = raised
+        parts.append(f"raise dropout to {number(raised)}")
     if (decay := value(run, "weight_decay")) > 0:
         factors["weight_decay"] = 10.0
         parts.append(f"raise weight decay to {number(10 * decay)}")

@@ -34,10 +34,8 @@ def detect(run: Observations) -> Sequence[Symptom]:
     since = rates[rate_epochs >= epochs[at]]
     if len(since) and np.any(since > 1.05 * since[0]):
         return []
-    rise = percent(end / low - 1)
-    return [
-        Symptom(f"The training loss rose by {rise} since epoch {int(epochs[at])}, to {number(end)}.", int(epochs[at]))
-    ]
+    best = int(epochs[at])
+    return [Symptom(f"The training loss rose by {percent(end / low - 1)} since epoch {best}, to {number(end)}.", best)]
 
 
 def remedy(run: Observations) -> Action:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
 from rheostat.diagnose.shapes import best_epoch, last_fall, lowest, measured
-from rheostat.diagnose.wording import change, key, multiplied, number, percent, value
+from rheostat.diagnose.wording import change, curve_words, key, multiplied, number, percent, value
 from rheostat.types import Status
 
 STILL_FALLING = 0.02  # over the last quarter of the run
@@ -21,9 +21,8 @@ def detect(run: Observations) -> Sequence[Symptom]:
         epochs, _ = measured(curve)
         best = best_epoch(curve)
         if len(epochs) >= 2 and best > 0.9 * epochs[-1] and (fall := last_fall(curve)) > STILL_FALLING:
-            words = f"was lowest after epoch {best} of {len(curve)}, {number(lowest(curve))}"
-            text = f"The {name.replace('val_', 'validation ')} {words}, having fallen by {percent(fall)} in the last quarter."
-            found.append(Symptom(text, best))
+            low = f"The {curve_words(name)} was lowest after epoch {best} of {len(curve)}, {number(lowest(curve))}"
+            found.append(Symptom(f"{low}, having fallen by {percent(fall)} in the last quarter.", best))
     return found
 
 

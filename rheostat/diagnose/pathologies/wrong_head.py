@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
 from rheostat.diagnose.shapes import best_epoch, lowest, together
-from rheostat.diagnose.wording import number, percent
+from rheostat.diagnose.wording import curve_words, number, percent
 
 LOW = 0.3  # of the loss of one who knows the frequencies alone
 NO_BETTER = 0.8  # of the error of guessing
@@ -21,13 +21,10 @@ def detect(run: Observations) -> Sequence[Symptom]:
     if not classes >= 2:
         return []
     for name in ("train_loss", "val_loss"):
-        if (low := lowest(run.curve(name))) < 0:
-            text = f"The {name.replace('val_', 'validation_').replace('_', ' ').replace('train ', 'training ')}"
-            return [
-                Symptom(
-                    f"{text} was {number(low)}, and a cross-entropy is never negative.", best_epoch(run.curve(name))
-                )
-            ]
+        curve = run.curve(name)
+        if (low := lowest(curve)) < 0:
+            text = f"The {curve_words(name)} was {number(low)}, and a cross-entropy is never negative."
+            return [Symptom(text, best_epoch(curve))]
     guess = run.facts.get("prior_loss", math.log(classes))
     epochs, losses, errors = together(run.curve("probe_loss"), run.curve("probe_error"))
     odd = (losses < LOW * guess) & (errors > NO_BETTER * (1 - 1 / classes))
