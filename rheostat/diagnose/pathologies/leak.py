@@ -30,9 +30,7 @@ def detect(run: Observations) -> Sequence[Symptom]:
     if not error - other > 3 * spread:
         return []
     low, high = number(float(validated[-1])), number(float(trained[-1]))
-    text = (
-        f"Validation loss is {low}, of training examples {high}; errors: {percent(other)} and {percent(error)}."
-    )
+    text = f"Validation loss is {low}, of training examples {high}; errors: {percent(other)} and {percent(error)}."
     return [Symptom(text, int(epochs[onset(validated < BETTER * trained)]))]
 
 
