@@ -83,16 +83,18 @@ def relative_steps(curve: Curve) -> tuple[Curve, Curve]:
     return epochs[1:], np.diff(values) / np.maximum(np.abs(values[:-1]), SMALL)
 
 
-def rises(curve: Curve, margin: float = 0.02) -> float:
-    """The share of epochs in which a curve rose by more than `margin` of its value."""
+def rises(curve: Curve, margin: float = 0.02, least: float = 0.0) -> float:
+    """The share of epochs in which a curve rose by more than `margin` of its value, and by more than `least`."""
     _, steps = relative_steps(curve)
-    return float((steps > margin).mean()) if len(steps) else math.nan
+    _, values = measured(curve)
+    return float(((steps > margin) & (np.diff(values) > least)).mean()) if len(steps) else math.nan
 
 
-def first_rise(curve: Curve, margin: float = 0.02) -> int:
-    """The first epoch that ended higher than the one before it by more than `margin`; 0 where none did."""
+def first_rise(curve: Curve, margin: float = 0.02, least: float = 0.0) -> int:
+    """The first epoch that ended higher than the one before it, as `rises` counts them; 0 where none did."""
     epochs, steps = relative_steps(curve)
-    up = steps > margin
+    _, values = measured(curve)
+    up = (steps > margin) & (np.diff(values) > least)
     return int(epochs[up.argmax()]) if up.any() else 0
 
 
@@ -234,6 +236,13 @@ def losses(run: Observations) -> tuple[str, Curve]:
         return "training loss", trained
     validation = run.curve("val_loss")
     return "validation loss", validation[: best_epoch(validation)]
+
+
+def starting_loss(run: Observations) -> float:
+    """The loss before the first update, else the first that was measured; NaN where it is not positive."""
+    start = untrained_loss(run)
+    start = start if start > 0 else first(losses(run)[1])
+    return start if start > 0 else math.nan
 
 
 def worst_jump(run: Observations) -> tuple[float, int]:

@@ -37,7 +37,7 @@ PATHOLOGY = Pathology(
     remedy=remedy,
     learnt=True,
     confused_with=("bad_initialisation", "lr_too_high", "vanishing_gradient"),
-    leads_to=("not_learning", "class_collapse"),
+    leads_to=("frozen_layer", "not_learning", "class_collapse"),
     probe="other_seed",
     sources=(
         "cs231n, Neural networks 1: as much as 40% of units can die where the rate is too high",

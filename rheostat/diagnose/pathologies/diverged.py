@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
-from rheostat.diagnose.shapes import breakdown, first, losses, measured, untrained_loss
+from rheostat.diagnose.shapes import breakdown, losses, measured, starting_loss
 from rheostat.diagnose.wording import change, multiplied, number, times
 
 BLOWN_UP = 3.0  # times the loss at the start
@@ -19,8 +19,7 @@ def detect(run: Observations) -> Sequence[Symptom]:
     found = []
     _, curve = losses(run)
     epochs, values = measured(curve)
-    start = untrained_loss(run)
-    start = start if start > 0 else first(curve)
+    start = starting_loss(run)
     when = breakdown(run)
     if when:
         known = (

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
 from rheostat.diagnose.pathologies.bad_initialisation import guessing
 from rheostat.diagnose.shapes import ratio, typical, untrained_loss
-from rheostat.diagnose.wording import change, number, times
+from rheostat.diagnose.wording import change, number, percent, times
 
 OFF = 1.5  # loss of the untrained network over that of guessing
+SATURATED = 0.9  # of the first layer's tanh or sigmoid activations
 LARGE = 10.0  # the first layer's gradient over the median of the others
 
 
 def detect(run: Observations) -> Sequence[Symptom]:
     """The first layer's gradient, which grows with the inputs, is over ten times the median of the other layers'; or
-    the untrained network's loss is over 1.5 times that of guessing.
+    the untrained network's loss is over 1.5 times that of guessing; or over 90% of the first layer's activations are
+    saturated after the first epoch, and under half of the next one's.
     """
     found = []
     start, guess = untrained_loss(run), guessing(run)
@@ -25,6 +27,9 @@ def detect(run: Observations) -> Sequence[Symptom]:
     others = sorted(norms[1:])
     if others and (size := ratio(norms[0], others[len(others) // 2])) > LARGE:
         found.append(Symptom(f"The first layer's gradient is {times(size)} that of the others.", 1))
+    shares = [value for curve in run.layers.get("saturated", {}).values() for value in curve[:1]]
+    if len(shares) > 1 and shares[0] > SATURATED and shares[1] < 0.5:
+        found.append(Symptom(f"{percent(float(shares[0]))} of the first layer's activations are at their limit.", 1))
     return found
 
 

@@ -11,6 +11,7 @@ from rheostat.diagnose.shapes import (
     measured,
     ratio,
     rises,
+    starting_loss,
     total_fall,
     untrained_loss,
     worst_jump,
@@ -19,13 +20,15 @@ from rheostat.diagnose.shapes import (
 from rheostat.diagnose.wording import change, multiplied, number, percent, times
 
 OFTEN = 0.2  # of the epochs
+VISIBLE = 0.005  # of the loss at the start: less is the jitter of a loss near zero
 JUMP = 2.0  # of the untrained network's loss
 LARGE_UPDATE = 0.1  # of the weights' norm
 
 
 def detect(run: Observations) -> Sequence[Symptom]:
-    """The loss rises by over 2% in more than a fifth of the epochs; or a batch loss within the first eight updates,
-    or in the first epoch, is over twice that of the untrained network; or one update changes a layer by over 10%.
+    """The loss rises by over 2%, and by over 0.5% of its start, in more than a fifth of the epochs; or a batch loss
+    within the first eight updates, or in the first epoch, is over twice the untrained network's; or one update
+    changes a layer by over 10%.
     """
     found = []
     jump, step = worst_jump(run)
@@ -35,8 +38,10 @@ def detect(run: Observations) -> Sequence[Symptom]:
     if not jump > JUMP and len(highest) and (worst := ratio(float(highest[0]), untrained_loss(run))) > JUMP:
         found.append(Symptom(f"A batch loss of the first epoch was {times(worst)} that of the untrained network.", 0))
     name, curve = losses(run)
-    if len(measured(curve)[0]) >= 4 and (share := rises(curve)) > OFTEN:
-        found.append(Symptom(f"The {name} rose in {percent(share)} of the epochs.", first_rise(curve)))
+    least = VISIBLE * starting_loss(run)
+    if len(measured(curve)[0]) >= 4 and (share := rises(curve, least=least)) > OFTEN:
+        text = f"The {name} rose in {percent(share)} of the epochs."
+        found.append(Symptom(text, first_rise(curve, least=least)))
     layer, change_, epoch = worst_layer(run, "update_ratio", LARGE_UPDATE)
     if epoch:
         found.append(Symptom(f"One update changed the weights of {layer} by {percent(change_)}.", epoch))

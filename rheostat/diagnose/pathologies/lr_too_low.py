@@ -20,26 +20,27 @@ from rheostat.diagnose.wording import change, multiplied, number, percent
 
 STILL_FALLING = 0.02  # over the last quarter of the run
 SMALL_FALL = 0.1  # in all
+FITTED = 0.05  # of the loss at the start: below, a slow rate is no fault
 SMALL_UPDATE = 2e-4  # of the weights' norm, in the median layer; 1e-3 is usual (cs231n)
 
 
 def detect(run: Observations) -> Sequence[Symptom]:
-    """The loss is lowest at the end, fell by over 2% in the last quarter, and rose in fewer than a tenth of the
-    epochs; or it fell by under 10% in all without a rise; or a median layer's updates are below 0.02% of its weights.
+    """The loss is lowest at the end, still above 5% of its start, fell by over 2% in the last quarter, and rose in
+    fewer than a tenth of the epochs; or it fell by under 10% in all without a rise; or a median layer's updates are
+    below 0.02% of its weights.
     """
     found = []
     name, curve = losses(run)
     epochs, _ = measured(curve)
-    start = untrained_loss(run)
     if len(epochs) >= 2 and rises(curve) <= 0.1:
-        fallen = total_fall(curve, start)
+        fallen, lately = total_fall(curve, untrained_loss(run)), last_fall(curve)
+        at_end = best_epoch(curve) >= 0.97 * epochs[-1] and lately > STILL_FALLING
         if 0 < fallen < SMALL_FALL:
-            found.append(
-                Symptom(f"After {len(curve)} epochs the {name} has fallen by only {percent(fallen)}, without a rise.")
-            )
-        elif len(epochs) >= 4 and last_fall(curve) > STILL_FALLING and best_epoch(curve) >= 0.97 * epochs[-1]:
-            share = percent(last_fall(curve))
-            found.append(Symptom(f"The {name} fell without a bounce to the end, by {share} in the last quarter."))
+            text = f"After {len(curve)} epochs the {name} has fallen by only {percent(fallen)}, without a rise."
+            found.append(Symptom(text))
+        elif len(epochs) >= 4 and at_end and fallen < 1 - FITTED:
+            text = f"The {name} fell without a bounce to the end, by {percent(lately)} in the last quarter."
+            found.append(Symptom(text))
     if not math.isnan(ratio := _update(run)) and ratio < SMALL_UPDATE:
         found.append(Symptom(f"An update changes the weights of a median layer by only {percent(ratio)}."))
     return found

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
-from rheostat.diagnose.shapes import breakdown, first, measured, smooth, untrained_loss
+from rheostat.diagnose.shapes import breakdown, measured, smooth, starting_loss
 from rheostat.diagnose.wording import number, percent
 
 RISE = 0.1  # above the lowest, of the lowest
@@ -22,8 +22,7 @@ def detect(run: Observations) -> Sequence[Symptom]:
     trained = run.curve("train_loss")
     epochs, _ = measured(trained)
     values = smooth(trained)
-    start = untrained_loss(run)
-    start = start if start > 0 else first(trained)
+    start = starting_loss(run)
     if len(values) < 8 or breakdown(run) is not None or not start > 0:
         return []
     at = int(values.argmin())

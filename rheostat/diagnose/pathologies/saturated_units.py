@@ -8,13 +8,19 @@ from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
 from rheostat.diagnose.shapes import worst_layer
 from rheostat.diagnose.wording import change, percent
 
-MANY = 0.5  # of the activations of a layer
+EARLY = 0.5  # of the activations of a layer, after the first epoch
+LATE = 0.85  # ever: sound networks come to 70% as they grow sure
 
 
 def detect(run: Observations) -> Sequence[Symptom]:
-    """More than half of the tanh or sigmoid activations of a layer are beyond 95% of their range."""
-    layer, share, epoch = worst_layer(run, "saturated", MANY)
-    return [Symptom(f"{percent(share)} of the activations of {layer} are at their limit.", epoch)] if epoch else []
+    """More than half of the tanh or sigmoid activations of a layer are beyond 95% of their range after the first
+    epoch, or more than 85% later.
+    """
+    for seen, least in ((run.until(1), EARLY), (run, LATE)):
+        layer, share, epoch = worst_layer(seen, "saturated", least)
+        if epoch:
+            return [Symptom(f"{percent(share)} of the activations of {layer} are at their limit.", epoch)]
+    return []
 
 
 def remedy(run: Observations) -> Action:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
-from rheostat.diagnose.shapes import first, last, losses, measured, untrained_loss
+from rheostat.diagnose.shapes import last, losses, measured, starting_loss
 from rheostat.diagnose.wording import change, number, settable, times, value
 
 HIGH = 1.5  # times the higher of its neighbours
@@ -19,8 +19,7 @@ def detect(run: Observations) -> Sequence[Symptom]:
     """
     _, curve = losses(run)
     epochs, values = measured(curve)
-    start = untrained_loss(run)
-    start = start if start > 0 else first(curve)
+    start = starting_loss(run)
     if len(values) < 6 or not start > 0:
         return []
     beside = [max(values[i - 1], values[i + 1]) for i in range(1, len(values) - 1)]

@@ -31,10 +31,11 @@ def remedy(run: Observations) -> Action:
         text = f"Be more patient: double patience{multiplied(run, 'patience', 2)}, and train on."
         return change(run, text, times={"patience": 2})
     planned = max(run.max_epochs, run.epochs)
-    text = f"Train twice as long, {2 * planned} epochs, with the schedule laid out over them."
+    length = f", {2 * planned} epochs" if planned else ""
+    text = f"Train twice as long{length}, with the schedule laid out over all of it."
     if key(run, "epochs") in run.config:
         return change(run, text, times={"epochs": 2})
-    return Action(text, set={"epochs": 2 * planned})
+    return Action(text, set={"epochs": 2 * planned} if planned else {})
 
 
 PATHOLOGY = Pathology(
