@@ -21,6 +21,7 @@ from rheostat.records.store import AssignmentRow, NewTrial, TrialRow
 from rheostat.types import (
     NO_GOALS,
     Assignment,
+    Config,
     Continue,
     Goals,
     History,
@@ -74,7 +75,7 @@ class Ledger:
         for report in reports:
             told.setdefault(report.trial, []).append(report)
         for t in trials:  # parents come before their children, and all their values are needed
-            self._add(TrialRecord(t.number, t.config, Status.TRAINING, parent=t.parent, born=t.born))
+            self._add(TrialRecord(t.number, t.config, Status.TRAINING, parent=t.parent, born=t.born, arm=t.arm))
             for report in told.get(t.number, ()):
                 self.report(report)
         for row in assignments:
@@ -165,7 +166,7 @@ class Ledger:
             until_epoch=known.record.until_epoch if until is None else until,
             reason=known.record.reason if reason is None else reason,
         )
-        self._visible[trial] = known.record
+        self._visible[trial] = _as_decided_by(known.record)
 
     def _curves(self, known: _Known, epochs: int) -> dict[str, Any]:
         """What decisions see of a trial's first epochs."""
@@ -224,7 +225,7 @@ class Ledger:
             known.values, known.measured = parent.values[: record.born], parent.measured[: record.born]
             known.record = replace(record, **self._curves(known, record.born))
         self._trials.append(known)
-        self._visible.append(known.record)
+        self._visible.append(_as_decided_by(known.record))
 
     def _open_row(self, number: int, assignment: Start | Continue) -> AssignmentRow:
         from_epoch = self._trials[number].settled
@@ -233,3 +234,8 @@ class Ledger:
         self._open[number] = row
         self._show(number, status=Status.TRAINING, until=assignment.until_epoch)
         return row
+
+
+def _as_decided_by(record: TrialRecord) -> TrialRecord:
+    """What decisions see of a trial: of a probe that its number is taken, and nothing to learn from."""
+    return TrialRecord(record.number, Config(), Status.CANCELLED, arm=record.arm) if record.arm else record

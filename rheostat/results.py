@@ -40,6 +40,8 @@ class TrialResult:
     reports: Sequence[Report] = field(default=(), repr=False)
     also: Mapping[str, float] = field(default_factory=dict)
     broken: Sequence[str] = ()
+    parent: int | None = None  # the trial as whose copy it began, or that it probes
+    arm: str = ""  # of a probe: what it does otherwise than its parent
 
     def curve(self, metric: str) -> list[float]:
         """A metric after epochs 1, 2, ...; NaN where it was not reported, as before a trial that began as a copy."""
@@ -79,6 +81,8 @@ def _result(row: TrialRow, reports: list[Report], metric: str, direction: str, g
         reports,
         also,
         goals.broken(goals.excess_of(also)) if epoch is not None else (),
+        row.parent,
+        row.arm,
     )
 
 
@@ -103,8 +107,10 @@ def record_of(trial: TrialResult, metric: str, direction: str, goals: Goals = NO
         values,
         trial.epochs,
         trial.reason,
+        trial.parent,
         also=tuple(map(goals.also_of, known)),
         excess=tuple(map(goals.excess_of, known)),
+        arm=trial.arm,
     )
 
 
@@ -117,9 +123,9 @@ def best_of(trials: Iterable[TrialResult], direction: str, goals: Goals = NO_GOA
 
 
 def eligible(trials: Iterable[TrialResult]) -> list[TrialResult]:
-    """Those that may be the best: with a value, within all limits, neither diverged nor failed."""
+    """Those that may be the best: with a value, within all limits, neither diverged nor failed; and no probes."""
     out = (Status.INFEASIBLE, Status.FAILED)
-    return [t for t in trials if t.value is not None and t.status not in out and not t.broken]
+    return [t for t in trials if t.value is not None and t.status not in out and not t.broken and not t.arm]
 
 
 def front_of(trials: Iterable[TrialResult], direction: str, goals: Goals) -> list[TrialResult]:

@@ -107,6 +107,10 @@ class TrialRecord:
     A trial with a `parent` began as a copy of that one after `born` epochs, and its values begin with the parent's.
     Where a study has further goals, `also` holds its further objectives after each epoch, to be minimised, and `excess`
     by how much each limit is broken, at most 0 where it is kept; NaN where one was not measured.
+
+    `arm` names what a probe does otherwise than its parent. What it reached says nothing of its configuration, as the
+    parent's came before it, nor is it comparable, as it may train longer than the study: so decisions do not see it,
+    and it is never the best.
     """
 
     number: int
@@ -119,6 +123,7 @@ class TrialRecord:
     born: int = 0
     also: tuple[tuple[float, ...], ...] = ()
     excess: tuple[tuple[float, ...], ...] = ()
+    arm: str = ""
 
     @property
     def epochs(self) -> int:

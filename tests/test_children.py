@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from rheostat.ledger import Ledger
-from rheostat.records.store import Records, StudyRecord
+from rheostat.records.store import NewTrial, Records, StudyRecord
 from rheostat.schedule.pbt import PBT
 from rheostat.search.random import Random
 from rheostat.search.sobol import Sobol
@@ -67,6 +67,32 @@ def test_a_child_begins_with_its_parents_values_and_so_it_does_after_a_restart(t
     assert again.history() == ledger.history()
     assert again.latest(1) == ledger.latest(1)
     assert again.epochs == ledger.epochs
+
+
+def test_decisions_see_of_a_probe_that_its_number_is_taken(tmp_path: Path) -> None:
+    """It may train longer than the study, and with a configuration that its first epochs were not trained with."""
+    with Records(f"sqlite:///{tmp_path / 'studies.db'}") as records:
+        study = a_study(records)
+        ledger = Ledger("v", 1, in_order=True)
+        decision = ledger.decide([Start(Config(lr=0.1), 2)])
+        records.assign(study, decision.rows, decision.new_trials)
+        records.append(study, [Report(0, e, e, {"v": v}) for e, v in ((1, 5.0), (2, 4.0))])
+        records.conclude(study, [Outcome(0, Status.DONE, 2)])
+        new = [NewTrial(1, Config(lr=0.3), "probe", 0, 2, "lr_up"), NewTrial(2, Config(lr=0.1), "probe", 0, 0, "anew")]
+        records.assign(study, [], new)
+        records.append(study, [Report(1, 3, 3, {"v": 1.0}), Report(1, 4, 4, {"v": 2.0}), Report(2, 1, 1, {"v": 6.0})])
+        records.conclude(study, [Outcome(1, Status.DONE, 4)])
+        again = Ledger("v", 1, in_order=True)
+        again.restore(records.trials(study), records.reports(study), records.assignments(study))
+    assert [again.latest(n).values for n in (1, 2)] == [(5.0, 4.0, 1.0, 2.0), (6.0,)]  # for people to see
+    assert [again.latest(n).status for n in (1, 2)] == [Status.DONE, Status.TRAINING]
+    seen = again.history().trials
+    assert [(t.number, t.status, t.values, t.parent, dict(t.config)) for t in seen[1:]] == [
+        (number, Status.CANCELLED, (), None, {}) for number in (1, 2)
+    ]
+    again.settle_next()
+    decided = again.decide([Start(Config(lr=0.5), 2)])
+    assert decided.new_trials[0].number == 3 and decided.rows[0].number == 1  # no decision was anybody's probe
 
 
 def a_study(records: Records) -> StudyRecord:

@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from rheostat.errors import StorageError
 
-VERSION = 3
+VERSION = 4
 
 metadata = MetaData()
 
@@ -53,13 +53,14 @@ trials = Table(
     Column("number", Integer, nullable=False),
     Column("config", Text, nullable=False),  # JSON
     Column("status", String(12), nullable=False),
-    Column("source", String(8), nullable=False),  # search, enqueue or ask
+    Column("source", String(8), nullable=False),  # search, enqueue, ask or probe
     Column("reason", Text, nullable=False, server_default=""),
     Column("detail", Text, nullable=False, server_default=""),
     Column("created", Float, nullable=False),
     Column("ended", Float),
     Column("parent", Integer),  # the trial as whose copy it began, after so many epochs
     Column("born", Integer, nullable=False, server_default=text("0")),
+    Column("arm", Text, nullable=False, server_default=""),  # of a probe: which counterfactual of its parent
     PrimaryKeyConstraint("study", "number"),
 )
 
@@ -135,8 +136,13 @@ def _add_goals(connection: Connection) -> None:
     connection.execute(text("ALTER TABLE studies ADD COLUMN goals TEXT DEFAULT '{}' NOT NULL"))
 
 
+def _add_arms(connection: Connection) -> None:
+    """From 3 to 4: trials that probe what would have become of others."""
+    connection.execute(text("ALTER TABLE trials ADD COLUMN arm TEXT DEFAULT '' NOT NULL"))
+
+
 # How a file of this version becomes one of the next; every change of the tables above adds one here.
-MIGRATIONS: Mapping[int, Callable[[Connection], None]] = {1: _add_parents, 2: _add_goals}
+MIGRATIONS: Mapping[int, Callable[[Connection], None]] = {1: _add_parents, 2: _add_goals, 3: _add_arms}
 
 
 def prepare(

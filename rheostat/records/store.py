@@ -64,6 +64,7 @@ class TrialRow:
     ended: float | None
     parent: int | None = None
     born: int = 0
+    arm: str = ""  # of a probe: which counterfactual of its parent
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class NewTrial:
     source: str = "search"
     parent: int | None = None
     born: int = 0
+    arm: str = ""
 
 
 @dataclass(frozen=True)
@@ -282,6 +284,7 @@ class Records:
                         "created": now,
                         "parent": trial.parent,
                         "born": trial.born,
+                        "arm": trial.arm,
                     }
                     for trial in new_trials
                 ]
@@ -508,8 +511,8 @@ _REPORT = text(
     " VALUES (:study, :trial, :step, :epoch_end, :epoch, :seconds, :metrics) ON CONFLICT DO NOTHING"
 )
 _NEW_TRIAL = text(
-    "INSERT INTO trials (study, number, config, status, source, created, parent, born)"
-    " VALUES (:study, :number, :config, :status, :source, :created, :parent, :born)"
+    "INSERT INTO trials (study, number, config, status, source, created, parent, born, arm)"
+    " VALUES (:study, :number, :config, :status, :source, :created, :parent, :born, :arm)"
 )
 _NEW_ASSIGNMENT = text(
     "INSERT INTO assignments (study, number, trial, from_epoch, until_epoch, clock)"

@@ -96,7 +96,7 @@ class PBT:
     def next(self, history: History, free: int, rng: np.random.Generator) -> list[Assignment]:
         if free <= 0:
             return []
-        populations = families(history.trials, self.population)
+        populations = families([trial for trial in history.trials if not trial.arm], self.population)
         founders = sum(trial.parent is None for trial in populations[-1]) if populations else 0
         wanted = -founders % self.population
         if not any(self._is_alive(trial) for members in populations for trial in members):

@@ -144,10 +144,10 @@ Entry = tuple[tuple[float, ...], int, TrialRecord]
 def scored(trials: Sequence[TrialRecord]) -> list[Entry]:
     """Objectives, number and trial of those that may be the best, from the best on, were they sorted.
 
-    Who failed, diverged or breaks a limit may not be.
+    Who failed, diverged, breaks a limit or is a probe may not be.
     """
     out = (Status.INFEASIBLE, Status.FAILED)
-    able = (t for t in trials if t.status not in out and t.best < math.inf and t.keeps_limits)
+    able = (t for t in trials if t.status not in out and t.best < math.inf and t.keeps_limits and not t.arm)
     return [(t.objectives, t.number, t) for t in able]
 
 
@@ -250,8 +250,10 @@ def also_cells(trial: TrialRecord, goals: Goals) -> list[str]:
 def why(trial: TrialRecord, goals: Goals = NO_GOALS) -> str:
     """Why a trial ended early and which limits it breaks, in brackets; empty where there is nothing to say."""
     reason = "" if trial.status is Status.DONE else trial.reason
+    probe = f"probe of trial {trial.parent}: {trial.arm}" if trial.arm else ""
     broken = goals.broken(trial.excess[trial.best_epoch - 1]) if trial.excess and trial.best_epoch else []
-    return f"({'; '.join(filter(None, (reason, *broken)))})" if reason or broken else ""
+    words = "; ".join(filter(None, (probe, reason, *broken)))
+    return f"({words})" if words else ""
 
 
 def front_table(trials: Sequence[TrialRecord], metric: str, sign: int, goals: Goals) -> Table:

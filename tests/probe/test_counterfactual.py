@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rheostat.diagnose.base import Observations
 from rheostat.models.mlp import MLP
-from rheostat.probe.counterfactual import ANEW, ARMS, FORKS, MOST, arms, effects, jobs, length
+from rheostat.probe.counterfactual import ARMS, FORKS, MOST, arms, effects, jobs, length
 from rheostat.train import checkpoint
 from rheostat.train.lane_runner import LaneRunner
 from rheostat.train.loop import TaskRunner, Training

@@ -304,6 +304,7 @@ def test_a_file_of_version_2_gets_goals(url: str) -> None:
         study = make(records)
         with records._write() as connection:
             connection.execute(text("ALTER TABLE studies DROP COLUMN goals"))
+            connection.execute(text("ALTER TABLE trials DROP COLUMN arm"))
             connection.execute(schema.versions.update().values(version=2))
     goals = Goals((("latency_ms", "minimize"), ("recall", "maximize")), (Limit("size", 0.1 + 0.2, at_least=True),))
     with Records(url) as records:
@@ -312,6 +313,18 @@ def test_a_file_of_version_2_gets_goals(url: str) -> None:
     with Records(url) as records:
         assert records.study("s").goals == goals
         assert records.change_study(records.study("s"), space=SPACE, settings={}).goals == goals
+
+
+def test_a_file_of_version_3_gets_probes(url: str) -> None:
+    with Records(url) as records:
+        study = make(records)
+        records.assign(study, [], [NewTrial(0, Config(lr=0.01))])
+        with records._write() as connection:
+            connection.execute(text("ALTER TABLE trials DROP COLUMN arm"))
+            connection.execute(schema.versions.update().values(version=3))
+    with Records(url) as records:
+        records.assign(study, [], [NewTrial(1, Config(lr=0.03), "probe", 0, 4, "lr_up")])
+        assert [(t.source, t.arm) for t in records.trials(study)] == [("search", ""), ("probe", "lr_up")]
 
 
 def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
@@ -330,4 +343,4 @@ def test_the_schema_is_the_one_of_its_version() -> None:
         for table in schema.metadata.sorted_tables
         for column in table.columns
     )
-    assert (schema.VERSION, fingerprint(described)) == (3, "21b3224618ff")
+    assert (schema.VERSION, fingerprint(described)) == (4, "d15cb035754e")
