@@ -27,8 +27,8 @@ def diagnose(run: Observations, probabilities: Mapping[str, float]) -> Diagnosis
     """What is wrong with a run. `probabilities` are the classifier's, of "healthy" and of learnt pathologies; they
     sum to 1, and one left out is 0.
 
-    A rule that the classifier does not know takes as much probability from all as it is certain, less where a
-    learnt pathology that leads to it is likely. Raises SettingError for an unknown name.
+    A pathology that the classifier does not know takes its certainty's share of all answers, where its rule speaks,
+    but for those pathologies that lead to it. Raises SettingError for an unknown name.
     """
     for name in probabilities:
         if name not in (HEALTHY, *LEARNT):
@@ -53,9 +53,11 @@ def _with_rules(run: Observations, given: Mapping[str, float]) -> tuple[dict[str
         if pathology.learnt or not (found := pathology.detect(run)):
             continue
         symptoms[name] = found
-        led = sum(p for other, p in chances.items() if other != HEALTHY and name in PATHOLOGIES[other].leads_to)
-        certain = pathology.certainty * max(1 - led, 0.0)
-        chances = {other: p * (1 - certain) for other, p in chances.items()} | {name: certain}
+        leading = {o for o in chances if o != HEALTHY and name in PATHOLOGIES[o].leads_to}
+        others = sum(p for other, p in chances.items() if other not in leading)
+        sure = pathology.certainty
+        chances = {other: p if other in leading else p * (1 - sure) for other, p in chances.items()}
+        chances[name] = sure * others
     return chances, symptoms
 
 

@@ -41,6 +41,8 @@ def remedy(run: Observations) -> Action:
     if run.config.get("optimizer") == "adagrad":
         text = "Use AdamW: Adagrad's steps only ever shrink."
         return change(run, text, set={"optimizer": "adamw", "lr": 0.003})
+    if run.config.get("schedule") == "cosine":
+        return change(run, "Keep the rate until the last fifth of the run, then lower it.", set={"schedule": "wsd"})
     text = "Lay the schedule out over the whole run: a cosine to its last epoch."
     return change(run, text, set={"schedule": "cosine"})
 

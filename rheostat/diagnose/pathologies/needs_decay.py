@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
 from rheostat.diagnose.shapes import last, last_fall, losses, measured, noise
-from rheostat.diagnose.wording import change, percent
+from rheostat.diagnose.wording import change, multiplied, percent
 from rheostat.types import Scalar
 
 FLAT = 0.05  # fall over the last quarter
 BOUNCE = 0.01  # epoch-to-epoch noise
 HIGH = 0.5  # of the highest rate
+DECAYING = ("cosine", "linear", "polynomial", "one_cycle", "wsd")  # down to zero, or nearly
 
 
 def detect(run: Observations) -> Sequence[Symptom]:
@@ -32,6 +33,8 @@ def detect(run: Observations) -> Sequence[Symptom]:
 
 
 def remedy(run: Observations) -> Action:
+    if run.config.get("schedule") in DECAYING:
+        return change(run, f"Divide the learning rate by 3{multiplied(run, 'lr', 1 / 3)}.", times={"lr": 1 / 3})
     values: dict[str, Scalar] = {"schedule": "cosine"}
     if "final_lr_fraction" in run.config:
         values["final_lr_fraction"] = 0.0
