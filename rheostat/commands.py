@@ -18,7 +18,7 @@ from rheostat.results import TrialResult, record_of
 from rheostat.show import text
 from rheostat.show.console import make_console
 from rheostat.space import Choice, Float, Hyperparameter, Int, Space, part_from_description
-from rheostat.study import Study, storage_url
+from rheostat.study import Study
 from rheostat.targets import Target, load_target
 from rheostat.train.task import MAXIMISED, evaluate, pick_device
 from rheostat.tuning import tune as tune_task
@@ -307,7 +307,7 @@ def show_trial(study: Study, number: int, as_json: bool) -> None:
 
 
 def list_studies(storage: str | None, as_json: bool) -> None:
-    from rheostat.records.store import Records
+    from rheostat.records.store import Records, storage_url
 
     url = storage_url(storage)
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():

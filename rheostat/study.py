@@ -22,7 +22,7 @@ from rheostat.execute.local import LocalWorkers
 from rheostat.front import hypervolume
 from rheostat.ledger import Ledger
 from rheostat.methods import AUTO, BOTH, choose, is_schedule, make_scheduler, make_searcher
-from rheostat.records.store import DEFAULT_URL, Records, StudyRecord
+from rheostat.records.store import Records, StudyRecord, existing, storage_url
 from rheostat.results import Best, TrialResult, best_of, frame, front_of, nearest, objectives, record_of, results
 from rheostat.schedule.base import Scheduler
 from rheostat.schedule.goals import GoalReader, WithGoals
@@ -153,11 +153,8 @@ class Study:
     @classmethod
     def load(cls, name: str, storage: str | Path | None = None) -> Study:
         """An existing study, to read or to continue. Raises StudyError, naming the studies there are."""
-        url = storage_url(storage)
-        if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
-            raise StudyError(f"No studies at {url}: run `rheostat tune` first, or give another --storage.")
         study = cls.__new__(cls)
-        study.records = Records(url)
+        study.records = existing(storage)
         study._take_up(study.records.study(name))
         return study
 
@@ -220,7 +217,9 @@ class Study:
         return learn(space, [one._as_earlier() for one in {one.record.uid: one for one in studies}.values()])
 
     def _as_earlier(self) -> Earlier:
-        records = [(record_of(trial, self.metric, self.direction), trial.broken) for trial in self.trials]
+        records = [
+            (record_of(trial, self.metric, self.direction), trial.broken) for trial in self.trials if not trial.arm
+        ]
         trials = [replace(record, status=Status.INFEASIBLE) if broken else record for record, broken in records]
         return Earlier(self.name, self.space, tuple(trials))
 
@@ -379,13 +378,14 @@ class Study:
         _positive(min_gain=min_gain)
         if min_gain is not None:
             self._need_one_goal("min_gain")
-        widening = self._plan_widening(search, schedule, trials, epochs) if widen else None
-        scheduler = self._plan_scheduler(self.space, search, schedule, trials, epochs)
+        asked = None if trials is None else trials + self._probes()
+        widening = self._plan_widening(search, schedule, asked, epochs) if widen else None
+        scheduler = self._plan_scheduler(self.space, search, schedule, asked, epochs)
         places = workers or default_workers(data_bytes, trials, threads or 1)
         watcher = make_console(progress) if isinstance(progress, str) else progress
         flight = self._keep_settings(trials, epochs, min_gain, widen, search, schedule, threads, engine, in_flight)
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
-        plan = Plan(scheduler, epochs, flight, trials, deadline, watcher, min_gain, widening)
+        plan = Plan(scheduler, epochs, flight, asked, deadline, watcher, min_gain, widening)
         if in_flight is None:
             plan.in_flight = max(flight, places if plan.in_order else places * runner.lanes)
         if self._learnt:
@@ -405,6 +405,10 @@ class Study:
             self.records.release(self._record)
             watcher.close()
         return self
+
+    def _probes(self) -> int:
+        """How many trials are probes of others: they come on top of those that are asked for."""
+        return sum(bool(trial.arm) for trial in self.records.trials(self._record))
 
     def _executor(
         self, runner: Runner, sink: Sink, places: int, asked: int | None, threads: int | None, watcher: Watcher
@@ -674,7 +678,7 @@ class Study:
         """
         self._need_one_goal("outlook")
         ledger = self._books(again=True)
-        trials = tuple(ledger.latest(trial.number) for trial in ledger.history().trials)
+        trials = tuple(ledger.latest(trial.number) for trial in ledger.history().trials if not trial.arm)
         return outlook(History(trials), self._record.settings.get("epochs", UNLIMITED), epochs)
 
     def _need_one_goal(self, asked: str) -> None:
@@ -695,12 +699,6 @@ class Study:
             target = dict(self._record.target)
             return lambda config: load_target(**target).task.model(config)
         return self._builder
-
-
-def storage_url(storage: str | Path | None) -> str:
-    """A database URL from a URL, a path, `$RHEOSTAT_STORAGE`, or the default."""
-    storage = storage or os.environ.get("RHEOSTAT_STORAGE") or DEFAULT_URL
-    return str(storage) if "://" in str(storage) else f"sqlite:///{storage}"
 
 
 def default_workers(data_bytes: int, trials: int | None, threads: int = 1) -> int:

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from rheostat.arms import WIDTHS
 from rheostat.diagnose.base import Curve, Observations
-from rheostat.train import optimizers
+from rheostat.diagnose.wording import WIDTHS
 from rheostat.types import UNLIMITED, Config, Job, Scalar, derive_seed
 
 FORKS = ("same", "lr_up", "lr_down", "cooldown", "no_regularisation")  # these begin with the network of the trial
@@ -55,7 +54,9 @@ def arms(config: Config, epoch: int, epochs: int, lr: float | None = None) -> di
     >>> forks["lr_down"]
     Config(lr=0.0166667, units=8, schedule='constant', warmup=0.0)
     """
-    highest = optimizers.learning_rate(config)
+    from rheostat.train.optimizers import learning_rate  # with torch, which nobody needs who only reads effects
+
+    highest = learning_rate(config)
     rate = max(highest if lr is None else lr, LOWEST * highest)
     steady: dict[str, Scalar] = {**config, "lr": rate, "schedule": "constant", "warmup": 0.0}
     if "epochs" in config:
@@ -155,10 +156,11 @@ def _log_ratio(value: float, other: float) -> float:
 
 def _regularisation(config: Config) -> list[str]:
     """The names to be set to zero: what is at work here, the optimiser's own weight decay too."""
+    from rheostat.train.optimizers import OPTIMIZERS
+
     strength = {name: config.get(name) or 0.0 for name in REGULARISERS}
     if config.get("weight_decay") is None:
-        recipe = optimizers.OPTIMIZERS[config.get("optimizer") or "adam"]
-        strength["weight_decay"] = recipe.defaults["weight_decay"]
+        strength["weight_decay"] = OPTIMIZERS[config.get("optimizer") or "adam"].defaults["weight_decay"]
     return [name for name, value in strength.items() if value > 0]
 
 

@@ -506,6 +506,20 @@ class Records:
             raise StorageError(_explain(self.url, str(cause))) from cause
 
 
+def storage_url(storage: str | Path | None) -> str:
+    """A database URL from a URL, a path, `$RHEOSTAT_STORAGE`, or the default."""
+    storage = storage or os.environ.get("RHEOSTAT_STORAGE") or DEFAULT_URL
+    return str(storage) if "://" in str(storage) else f"sqlite:///{storage}"
+
+
+def existing(storage: str | Path | None) -> Records:
+    """The records in a storage that is there. Raises StudyError for one that would be new."""
+    url = storage_url(storage)
+    if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
+        raise StudyError(f"No studies at {url}: run `rheostat tune` first, or give another --storage.")
+    return Records(url)
+
+
 _REPORT = text(
     "INSERT INTO reports (study, trial, step, epoch_end, epoch, seconds, metrics)"
     " VALUES (:study, :trial, :step, :epoch_end, :epoch, :seconds, :metrics) ON CONFLICT DO NOTHING"
