@@ -1,0 +1,421 @@
+"""Makes the controlled runs: python -m benchmarks.pathologies.make DATASETS FILE [--cell digits-mlp] [--bases N]
+
+Every label is by intervention. A base configuration is tuned first: its learning rate is swept, then cures are tried
+(decay, twice the epochs, twice the width, more regularisation, less), and one that helps is adopted, until none does.
+What a cure helped is a run with that fault; the tuned base, at rates and seeds that come within 5 % of its best, is
+healthy. Then the sweep gives rates too low and too high, and faults are planted in the base one at a time; the label
+is kept where the base is better by 5 % and by two standard deviations of its seeds. Values are the lowest validation
+loss of a run. Last, every run is forked (`probe/counterfactual.py`), and the effects are kept with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.pathologies.data import NAMES, Data, load
+from benchmarks.pathologies.fused import Trained, train
+from benchmarks.pathologies.networks import ARCHITECTURES, build
+from rheostat.diagnose.observations import LabelledRun, write_runs
+from rheostat.probe import counterfactual
+from rheostat.train.program import Program
+from rheostat.train.task import Task
+from rheostat.types import Config, Job, derive_seed
+
+GAIN = 0.05  # that a cure must bring, beside two standard deviations
+DOMINANT = 1.5  # times the gain of any other cure
+ROUNDS = 3  # of tuning a base
+SEEDS = 5
+HIDDEN = ("init", "bias", "frozen", "softmax", "in_order")  # of a configuration: what the diagnoser never sees
+NEAR = (0.5, 0.6, 0.7, 0.7, 0.8, 0.8, 0.9, 1.0, 1.0, 1.0, 1.1, 1.2, 1.2, 1.4, 1.6, 2.0)  # of the best rate, each a seed
+RATES = {"sgd": (-4.0, 1.0), "adaptive": (-5.0, 0.0)}  # decades
+
+
+@dataclass
+class Bench:
+    """One base configuration under study: its task, and what has been trained of it."""
+
+    data: Data
+    architecture: str
+    seed: int
+    programs: dict[str, Program] = field(default_factory=dict)
+    trained: int = 0
+
+    def task(self, spoil: Callable[[Data], Data] = lambda data: data) -> Task:
+        data, architecture = spoil(self.data), self.architecture
+
+        def network(config: Config) -> torch.nn.Module:
+            return build(data, architecture, config)
+
+        return Task(network, data.train, data.validation, name="controlled", device="cpu")
+
+    def run(self, task: Task, configs: Sequence[Config], seeds: Sequence[int]) -> list[Trained]:
+        jobs = []
+        for config, seed in zip(configs, seeds, strict=True):
+            self.trained += 1
+            epochs = config["epochs"]
+            jobs.append(Job(self.trained, config, derive_seed(self.seed, seed), epochs, epochs))
+        return train(task, jobs, self.programs)
+
+
+def base_config(rng: random.Random, architecture: str) -> Config:
+    """A network and a way to train it as people choose them, but for the learning rate."""
+    optimizer = rng.choice(["sgd", "momentum", "adam", "adam", "adamw", "adagrad"])
+    values: dict[str, Any] = {
+        "optimizer": "sgd" if optimizer == "momentum" else optimizer,
+        "batch_size": rng.choice([16, 32, 32, 64, 64] if architecture == "mlp" else [32, 64, 64, 128]),
+        "epochs": rng.choice([8, 12, 16, 24]),
+        "schedule": rng.choice(["constant", "constant", "cosine", "cosine", "linear"]),
+        "dropout": rng.choice([0.0, 0.0, 0.1, 0.2]),
+        "activation": rng.choice(["relu", "relu", "tanh", "gelu"]),
+        "units": rng.choice({"mlp": [16, 32, 64], "cnn": [4, 8], "rnn": [8, 16], "transformer": [8, 16]}[architecture]),
+        "layers": rng.choice(
+            {"mlp": [1, 2, 3], "cnn": [1, 2, 3], "rnn": [1, 1, 2], "transformer": [1, 2]}[architecture]
+        ),
+    }
+    if optimizer == "momentum":
+        values["momentum"] = 0.9
+    if optimizer == "adamw":
+        values["weight_decay"] = 0.01
+    if architecture == "rnn":
+        values["cell"] = rng.choice(["gru", "lstm", "rnn"])
+    if architecture == "transformer" and values["schedule"] != "constant":
+        values["warmup"] = 0.1
+    return Config(values)
+
+
+def with_(config: Config, **values: Any) -> Config:
+    return Config({**config, **values})
+
+
+def rates(config: Config, step: float) -> list[float]:
+    low, high = RATES["sgd" if config.optimizer == "sgd" else "adaptive"]
+    return [float(f"{10**e:.4g}") for e in np.arange(low, high + 1e-9, step)]
+
+
+def cures(config: Config) -> dict[str, Config]:
+    """What might help a base, by the name of what it then had."""
+    found = {
+        "too_short": with_(config, epochs=2 * config.epochs),
+        "too_small": with_(config, units=2 * config.units),
+        "overfitting": with_(config, dropout=min(config.dropout + 0.3, 0.7)),
+    }
+    if config.schedule == "constant":
+        found["needs_decay"] = with_(config, schedule="cosine")
+    if config.dropout:
+        found["over_regularised"] = with_(config, dropout=0.0)
+    return found
+
+
+# -- a base is tuned -----------------------------------------------------------------------------------------
+
+
+@dataclass
+class Tuned:
+    """A base at its best rate: its runs with several seeds, and their level in log validation loss."""
+
+    config: Config
+    runs: list[Trained]
+    clean: bool = False  # no cure helps it any more
+
+    @property
+    def level(self) -> float:
+        return float(np.mean(logs(self.runs)))
+
+    @property
+    def sigma(self) -> float:
+        return max(float(np.std(logs(self.runs), ddof=1)), 0.01)
+
+    def helped(self, cured: Sequence[Trained]) -> float:
+        """The gain of a cure, as a difference of logarithms; 0 where it is within noise."""
+        gain = self.level - float(np.mean(logs(cured)))
+        noise = 2 * self.sigma * math.sqrt(1 / len(cured) + 1 / len(self.runs))
+        return gain if gain > max(-math.log(1 - GAIN), noise) else 0.0
+
+
+def logs(runs: Sequence[Trained]) -> list[float]:
+    return [math.log(max(run.value, 1e-12)) if math.isfinite(run.value) else 10.0 for run in runs]
+
+
+def tune(bench: Bench, config: Config, label: Callable[[str, Sequence[Trained], Task], None]) -> Tuned | None:
+    """Adopt cures until none helps; what had a fault on the way is labelled. None where nothing trains."""
+    task = bench.task()
+    grid = rates(config, 1.0)
+    for _ in range(ROUNDS):
+        swept = bench.run(task, [with_(config, lr=lr) for lr in grid], [0] * len(grid))
+        best = min(swept, key=lambda run: run.value)
+        if not math.isfinite(best.value):
+            return None
+        config = best.job.config
+        runs = [best, *bench.run(task, [config] * (SEEDS - 1), range(1, SEEDS))]
+        tuned = Tuned(config, runs)
+        candidates = cures(config)
+        tried = bench.run(task, [c for c in candidates.values() for _ in range(2)], [1, 2] * len(candidates))
+        gains = {name: tuned.helped(tried[2 * i : 2 * i + 2]) for i, name in enumerate(candidates)}
+        winner = max(gains, key=lambda name: gains[name])
+        if gains[winner] == 0:
+            return replace_clean(tuned)
+        if all(gains[winner] >= DOMINANT * gain for name, gain in gains.items() if name != winner):
+            label(winner, runs[:3], task)
+        config = candidates[winner]
+        if config.epochs > 48 or config.units > 64:
+            return tuned
+        grid = [float(f"{config.lr * factor:.4g}") for factor in (0.316, 1.0, 3.16)]
+    return tuned
+
+
+def replace_clean(tuned: Tuned) -> Tuned:
+    return Tuned(tuned.config, tuned.runs, clean=True)
+
+
+# -- plants --------------------------------------------------------------------------------------------------
+
+
+def noisy(share: float, seed: int) -> Callable[[Data], Data]:
+    def spoil(data: Data) -> Data:
+        x, y = data.train
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.rand(len(y), generator=generator) < share
+        others = (y + torch.randint(1, max(data.classes, 2), y.shape, generator=generator)) % data.classes
+        return replace(data, train=(x, torch.where(chosen, others, y)))
+
+    return spoil
+
+
+def scaled(sd_decades: float, seed: int) -> Callable[[Data], Data]:
+    """Every feature in units of its own, and not centred."""
+
+    def spoil(data: Data) -> Data:
+        generator = torch.Generator().manual_seed(seed)
+        width = data.train[0].shape[1:]
+        factors = 10 ** (sd_decades * torch.randn(width, generator=generator))
+        offsets = 2 * torch.rand(width, generator=generator)
+
+        def units(part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            return (part[0] + offsets) * factors, part[1]
+
+        return replace(data, train=units(data.train), validation=units(data.validation))
+
+    return spoil
+
+
+def few(share: float) -> Callable[[Data], Data]:
+    def spoil(data: Data) -> Data:
+        x, y = data.train
+        return replace(data, train=(x[: int(share * len(y))], y[: int(share * len(y))]))
+
+    return spoil
+
+
+def same(data: Data) -> Data:
+    return data
+
+
+Plant = tuple[str, Config, Callable[[Data], Data]]
+
+
+def plants(config: Config, data: Data, architecture: str, rng: random.Random) -> list[Plant]:
+    """Faults to be planted in a tuned base: the name, the spoilt configuration, and what is done to the data."""
+    seed = rng.randrange(10**6)
+    n = len(data.train[1])
+    found: list[Plant] = [
+        ("bad_initialisation", with_(config, init=rng.choice([5.0, 8.0, 12.0])), same),
+        ("label_noise", config, noisy(rng.choice([0.2, 0.3, 0.4]), seed)),
+        ("not_shuffled", with_(config, in_order=True), same),
+        ("frozen_layer", with_(config, frozen=True), same),
+        ("double_softmax", with_(config, softmax=True), same),
+        ("too_small", with_(config, units={"mlp": 2, "cnn": 1, "rnn": 2, "transformer": 4}[architecture]), same),
+        ("too_short", with_(config, epochs=max(config.epochs // rng.choice([4, 6]), 2)), same),
+        ("batch_too_large", with_(config, batch_size=rng.choice([n, n // 2])), same),
+        ("clipped_too_hard", with_(config, clip_norm=rng.choice([1e-2, 1e-3])), same),
+        ("over_regularised", over_regularised(config, rng), same),
+        ("decay_too_early", decayed(config, rng), same),
+    ]
+    if architecture != "rnn":
+        found.append(("dead_units", with_(config, activation="relu", bias=-rng.choice([1.5, 2.5, 4.0])), same))
+        deep = with_(config, activation="sigmoid", layers=config.layers + rng.choice([3, 4]), init=0.5)
+        found.append(("vanishing_gradient", deep, same))
+        found.append(("saturated_units", with_(config, activation="tanh", init=rng.choice([8.0, 15.0])), same))
+    else:
+        found.append(("vanishing_gradient", with_(config, cell="rnn", init=0.2), same))
+        found.append(("saturated_units", with_(config, cell="rnn", init=rng.choice([8.0, 15.0])), same))
+    if not data.tokens:
+        found.append(("input_scale", config, scaled(rng.choice([1.0, 1.5, 2.0]), seed)))
+    return found
+
+
+def over_regularised(config: Config, rng: random.Random) -> Config:
+    if rng.random() < 0.5:
+        return with_(config, dropout=rng.choice([0.8, 0.9]))
+    decay = rng.choice([3.0, 10.0]) if config.optimizer == "adamw" else rng.choice([0.03, 0.1])
+    return with_(config, weight_decay=decay)
+
+
+def decayed(config: Config, rng: random.Random) -> Config:
+    """The rate falls to next to nothing in the first part of the run."""
+    at = max(round(config.epochs * rng.choice([0.1, 0.15])), 1)
+    rest = {name: value for name, value in config.items() if name != "warmup"}
+    if rng.random() < 0.5:
+        return Config({**rest, "schedule": "step", "decay_rate": 0.01, "decay_every": at})
+    return Config({**rest, "schedule": "exponential", "decay_rate": 0.1, "decay_every": at})
+
+
+# -- all of one base -----------------------------------------------------------------------------------------
+
+
+def controlled(data: Data, architecture: str, index: int) -> list[LabelledRun]:
+    """Labelled runs of one base configuration."""
+    rng = random.Random(f"{data.name} {architecture} {index}")
+    bench = Bench(data, architecture, derive_seed("controlled", data.name, architecture, index))
+    labelled: list[tuple[str, Trained, Task]] = []
+
+    def label(name: str, runs: Sequence[Trained], task: Task) -> None:
+        labelled.extend((name, run, task) for run in runs)
+
+    tuned = tune(bench, base_config(rng, architecture), label)
+    if tuned is None:
+        return []
+    task = bench.task()
+    grid = rates(tuned.config, 0.5)
+    swept = bench.run(task, [with_(tuned.config, lr=lr) for lr in grid], [1] * len(grid))
+    close = [with_(tuned.config, lr=float(f"{tuned.config.lr * f:.4g}")) for f in NEAR]
+    near = bench.run(task, close, range(10, 10 + len(close))) if tuned.clean else []
+    reference = Tuned(tuned.config, [*tuned.runs, *(r for r in near if r.job.config.lr == tuned.config.lr)])
+    level = min(reference.level, min(logs(swept)) + reference.sigma)
+    sick = level + max(-math.log(1 - GAIN), 2 * reference.sigma)
+    best = min(swept, key=lambda run: run.value).job.config.lr
+    for run in swept:
+        value = logs([run])[0]
+        if value > sick:
+            diverged = run.end is None or loss_rose(run)
+            label("diverged" if diverged else "lr_too_low" if run.job.config.lr < best else "lr_too_high", [run], task)
+        elif value <= level - math.log(1 - GAIN) and tuned.clean:
+            label("healthy", [run], task)
+    if tuned.clean:
+        label("healthy", [r for r in [*tuned.runs, *near] if logs([r])[0] <= level - math.log(1 - GAIN)], task)
+    plant(bench, tuned.config, sick, rng, label)
+    return [described(*entry, bench, number, index) for number, entry in enumerate(forked(bench, labelled))]
+
+
+def loss_rose(run: Trained) -> bool:
+    """Whether the training loss ended far above that of the untrained network."""
+    first, curve = run.observations.first.get(0, math.inf), run.observations.curve("train_loss")
+    return bool(len(curve)) and float(curve[-1]) > 2 * first
+
+
+def plant(
+    bench: Bench,
+    config: Config,
+    sick: float,
+    rng: random.Random,
+    label: Callable[[str, Sequence[Trained], Task], None],
+) -> None:
+    """Faults, one at a time, where they make the base worse."""
+    by_data: dict[Callable[[Data], Data], list[tuple[str, Config]]] = {}
+    for name, spoilt, spoil in plants(config, bench.data, bench.architecture, rng):
+        by_data.setdefault(spoil, []).append((name, spoilt))
+    for spoil, entries in by_data.items():
+        task = bench.task(spoil)
+        for (name, _), run in zip(entries, bench.run(task, [c for _, c in entries], [3] * len(entries)), strict=True):
+            if logs([run])[0] <= sick:
+                continue
+            if name == "too_short":  # unless a higher rate would do as well
+                faster = bench.run(task, [with_(run.job.config, lr=3 * run.job.config.lr)], [3])
+                if logs(faster)[0] < logs([run])[0] - 0.7 * (logs([run])[0] - sick):
+                    continue
+            label(name, [run], task)
+    task = bench.task(few(max(rng.choice([0.08, 0.15]), 40 / len(bench.data.train[1]))))
+    wide = with_(config, units=2 * config.units, dropout=0.0, batch_size=min(config.batch_size, 16))
+    tuned = Tuned(wide, bench.run(task, [wide] * 3, range(3)))
+    remedies = [with_(wide, dropout=0.5), with_(wide, units=max(wide.units // 4, 4)), with_(wide, label_smoothing=0.1)]
+    if any(tuned.helped(bench.run(task, [remedy] * 2, range(2))) for remedy in remedies):
+        label("overfitting", tuned.runs[:2], task)
+
+
+def forked(
+    bench: Bench, labelled: Sequence[tuple[str, Trained, Task]]
+) -> list[tuple[str, Trained, Task, Mapping[str, float]]]:
+    """With the effects of the counterfactuals of every run that came to its end."""
+    by_task: dict[int, list[int]] = {}
+    for place, (_, run, task) in enumerate(labelled):
+        if run.end is not None:
+            by_task.setdefault(id(task), []).append(place)
+    found: dict[int, Mapping[str, float]] = {}
+    for places in by_task.values():
+        jobs, parents, owners = [], [], []
+        for place in places:
+            run = labelled[place][1]
+            epoch = run.job.max_epochs
+            more = counterfactual.length(epoch)
+            lr = float(run.observations.curve("lr")[-1])
+            arms = counterfactual.arms(run.job.config, epoch, more, lr)
+            for name, job in counterfactual.jobs(run.job, arms, epoch, more, bench.trained + 1).items():
+                bench.trained += 1
+                jobs.append(job)
+                parents.append(run if name in counterfactual.FORKS else None)
+                owners.append((place, name))
+        trained = train(labelled[places[0]][2], jobs, bench.programs, parents)
+        for place in places:
+            arms_seen = {n: t.observations for (p, n), t in zip(owners, trained, strict=True) if p == place}
+            found[place] = counterfactual.effects(labelled[place][1].observations, arms_seen)
+    return [(*entry, found.get(place, {})) for place, entry in enumerate(labelled)]
+
+
+def described(
+    name: str, run: Trained, task: Task, probe: Mapping[str, float], bench: Bench, number: int, index: int
+) -> LabelledRun:
+    seen = {key: value for key, value in run.job.config.items() if key not in HIDDEN}
+    observations = replace(run.observations, config=Config(seen))
+    group = f"{bench.data.name}-{bench.architecture}-{index}"
+    known = {key: value for key, value in probe.items() if not math.isnan(value)}
+    return LabelledRun(
+        f"{group}-{number}",
+        name,
+        observations,
+        bench.data.name,
+        bench.architecture,
+        str(run.job.config.optimizer),
+        group,
+        known,
+    )
+
+
+def cells() -> list[str]:
+    """Data sets and architectures that fit together."""
+    return [f"{d}-{a}" for d in NAMES for a in ARCHITECTURES if a == "mlp" or d not in ("cancer", "adult")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("datasets", type=Path)
+    parser.add_argument("folder", type=Path, help="one file for each base configuration goes there")
+    parser.add_argument("--cell", action="append", help=f"of {', '.join(cells())}")
+    parser.add_argument("--bases", type=int, nargs=2, default=(0, 5), help="first and last, without the last")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    for index in range(*given.bases):
+        for cell in given.cell or cells():
+            file = given.folder / f"{cell}-{index}.jsonl.gz"
+            if file.exists():
+                continue
+            began = time.time()
+            dataset, _, architecture = cell.partition("-")
+            runs = controlled(load(dataset, given.datasets), architecture, index)
+            write_runs(file, runs)
+            healthy = sum(run.label == "healthy" for run in runs)
+            print(f"{file.name}: {len(runs)} runs, {healthy} healthy, {time.time() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
