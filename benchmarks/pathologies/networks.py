@@ -6,6 +6,8 @@ activations, `frozen` leaves the first layer as it was made, `softmax` gives pro
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -65,7 +67,7 @@ class MLP(Network):
     def __init__(self, data: Data, config: Config) -> None:
         super().__init__(data, config)
         sizes = [self.steps * self.width, *[config.units] * config.layers]
-        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.activation = ACTIVATIONS[config.activation]()
         self.output = nn.Linear(sizes[-1], data.classes)
 
@@ -90,7 +92,7 @@ class CNN(Network):
         self.flat = bool(data.tokens)
         kind = nn.Conv1d if self.flat else nn.Conv2d
         wide = [EMBEDDING if self.flat else 1, *[config.units] * config.layers]
-        self.hidden = nn.ModuleList(kind(a, b, 3, padding=1) for a, b in zip(wide, wide[1:], strict=False))
+        self.hidden = nn.ModuleList(kind(a, b, 3, padding=1) for a, b in pairwise(wide))
         self.activation = ACTIVATIONS[config.activation]()
         self.output = nn.Linear(wide[-1] * 4 ** (not self.flat), data.classes)
 

@@ -123,7 +123,7 @@ def _rate(run: Observations) -> dict[str, float]:
 
 
 def _inside(run: Observations) -> dict[str, float]:
-    found = {}
+    found: dict[str, float] = {}
     for measure in ("dead", "saturated"):
         curves = list(run.layers.get(measure, {}).values())
         firsts, lasts = [shapes.first(c) for c in curves], [shapes.last(c) for c in curves]
