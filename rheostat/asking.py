@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rheostat.analysis.compared import Comparison
-from rheostat.commands import SpaceChanges, parse_value, print_json
+from rheostat.commands import SpaceChanges, parse_value
 from rheostat.comparing import run_compare
 from rheostat.errors import SettingError
 from rheostat.growing import grow as grow_task
@@ -56,7 +56,7 @@ def compare(
     if out is not None:
         out.write_text(shown.page(comparisons), encoding="utf-8")
     if as_json:
-        print_json([comparison.describe() for comparison in comparisons])
+        text.print_json([comparison.describe() for comparison in comparisons])
         return
     for comparison in comparisons:
         _show(comparison)
@@ -91,7 +91,7 @@ def grow(
         **settings,
     )
     if as_json:
-        print_json(growth.describe())
+        text.print_json(growth.describe())
         return
     text.show("")
     for words in growth.words:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import tomllib
@@ -111,7 +110,7 @@ def _conclude(study: Study, target: Target, as_json: bool, seconds: float, stora
         raise StudyError(f"No trial of {study.name!r} gave a result. {why}") from None
     test = _test_value(study, target)
     if as_json:
-        print_json(
+        text.print_json(
             {
                 "study": study.name,
                 "storage": study.records.url,
@@ -168,7 +167,7 @@ def _goals_json(study: Study) -> dict[str, Any]:
 def _continuing(name: str, storage: str | None, trials: int) -> list[str]:
     """What is there already of a study of this name."""
     try:
-        found = len(Study.load(name, storage).trials)
+        found = sum(not trial.arm for trial in Study.load(name, storage).trials)
     except RheostatError:
         return []
     if found >= trials:
@@ -190,7 +189,8 @@ def _test_value(study: Study, target: Target) -> float | None:
 def _advice(study: Study, trials: Sequence[TrialResult], validation_size: int | None) -> list[Advice]:
     sign = -1 if study.direction == "maximize" else 1
     epochs = study.record.settings.get("epochs")
-    records = [record for record in _records(trials, study) if record.keeps_limits]  # others do not show what is good
+    # Others do not show what is good.
+    records = [record for record in _records(trials, study) if record.keeps_limits and not record.arm]
     return advise(study.space, records, epochs, study.metric, sign, validation_size)
 
 
@@ -209,7 +209,7 @@ def _failures(trials: Sequence[TrialResult]) -> str:
 def show_best(study: Study, as_json: bool, storage: str | None = None) -> None:
     best = study.best
     if as_json:
-        print_json(trial_json(best.trial))
+        text.print_json(trial_json(best.trial))
         return
     print(f"best      {study.metric} {text.number(best.value)}  trial {best.number}, epoch {best.epoch}")
     width = max(map(len, best.config))
@@ -220,7 +220,7 @@ def show_best(study: Study, as_json: bool, storage: str | None = None) -> None:
 
 def list_trials(study: Study, as_json: bool) -> None:
     if as_json:
-        print_json([trial_json(trial) for trial in study.trials])
+        text.print_json([trial_json(trial) for trial in study.trials])
         return
     sign = -1 if study.direction == "maximize" else 1
     text.show(text.trials_table(_records(study.trials, study), study.metric, sign, goals=study.goals))
@@ -231,7 +231,7 @@ def show_study(study: Study, as_json: bool) -> None:
     counts = Counter(str(trial.status) for trial in trials)
     if as_json:
         record = study.record
-        print_json(
+        text.print_json(
             {
                 "study": study.name,
                 "metric": study.metric,
@@ -277,7 +277,7 @@ def show_network(study: Study, number: int, epochs: int | None, folder: Path | N
         )
     target, chosen = load_target(**study.record.target), _trial(study, number)
     if as_json:
-        print_json(looking.network_json(study, chosen, target.task, epochs))
+        text.print_json(looking.network_json(study, chosen, target.task, epochs))
     else:
         looking.show_network(study, chosen, target.task, epochs, folder, target.vocabularies)
 
@@ -293,7 +293,7 @@ def _trial(study: Study, number: int) -> TrialResult:
 def show_trial(study: Study, number: int, as_json: bool) -> None:
     chosen = _trial(study, number)
     if as_json:
-        print_json({**trial_json(chosen), "reports": [_report_json(report) for report in chosen.reports]})
+        text.print_json({**trial_json(chosen), "reports": [_report_json(report) for report in chosen.reports]})
         return
     value = "none" if chosen.value is None else f"{text.number(chosen.value)} at epoch {chosen.epoch}"
     print(f"trial {number} of {study.name}: {chosen.status}, {chosen.epochs} epochs, {study.metric} {value}")
@@ -312,14 +312,14 @@ def list_studies(storage: str | None, as_json: bool) -> None:
     url = storage_url(storage)
     if url.startswith("sqlite:///") and not Path(url.removeprefix("sqlite:///")).exists():
         if as_json:
-            print_json([])
+            text.print_json([])
             return
         raise StudyError(f"No studies at {url}: run `rheostat tune` first, or give another --storage.")
     with Records(url) as records:
         names = [record.name for record in records.studies()]
     rows = [_study_row(Study.load(name, storage)) for name in names]
     if as_json:
-        print_json(rows)
+        text.print_json(rows)
     else:
         text.show(text.studies_table(rows))
 
@@ -439,6 +439,7 @@ def trial_json(trial: TrialResult) -> dict[str, Any]:
         "value": trial.value,
         "epoch": trial.epoch,
         "seconds": round(trial.seconds, 3),
+        **({"probe": {"trial": trial.parent, "arm": trial.arm}} if trial.arm else {}),
         **({"also": dict(trial.also), "broken": list(trial.broken)} if trial.also else {}),
     }
 
@@ -451,21 +452,6 @@ def _report_json(report: Report) -> dict[str, Any]:
         "seconds": round(report.seconds, 3),
         **report.metrics,
     }
-
-
-def print_json(value: object) -> None:
-    """One line of JSON; NaN and infinities, which JSON does not know, become null."""
-    print(json.dumps(_finite(value)))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if abs(value) < float("inf") else None
-    if isinstance(value, dict):
-        return {key: _finite(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_finite(part) for part in value]
-    return value
 
 
 def _absolute(target: str) -> str:

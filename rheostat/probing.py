@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress as Bar
 
-from rheostat.commands import SpaceChanges, print_json
+from rheostat.commands import SpaceChanges
 from rheostat.errors import SettingError, TaskError
 from rheostat.probe.batch_size import batch_probe
 from rheostat.probe.initialisation import init_probe
@@ -37,7 +37,7 @@ def lr(target: Mapping[str, Any], given: Mapping[str, Scalar], seed: int, steps:
     with _bar("three ramps") as progress:
         found = lr_range_test(loaded.task, config, steps=steps, seed=seed, progress=progress)
     if as_json:
-        print_json({"target": loaded.name, "config": dict(config), **found.describe()})
+        text.print_json({"target": loaded.name, "config": dict(config), **found.describe()})
         return
     text.show("\n".join(drawn(found)))
     _show(found.words, found.table)
@@ -59,7 +59,7 @@ def batch(
         unmeasured = str(cause)
     if as_json:
         parts = {"costs": found.describe(), "noise": noise and noise.describe()}
-        print_json({"target": loaded.name, "config": dict(config), **parts})
+        text.print_json({"target": loaded.name, "config": dict(config), **parts})
         return
     _show(found.words, found.table)
     text.show("")
@@ -72,7 +72,7 @@ def init(target: Mapping[str, Any], given: Mapping[str, Scalar], seed: int, as_j
     with _bar("short trainings") as progress:
         found = init_probe(loaded.task, config, seed=seed, progress=progress)
     if as_json:
-        print_json({"target": loaded.name, "config": dict(config), **found.describe()})
+        text.print_json({"target": loaded.name, "config": dict(config), **found.describe()})
         return
     _show("", found.table)
     for finding in found.findings:

@@ -343,6 +343,21 @@ def show(content: Table | str, stream: TextIO | None = None) -> None:
     print(encodable(text, stream.encoding), file=stream)
 
 
+def print_json(value: object) -> None:
+    """One line of JSON; NaN and infinities, which JSON does not know, become null."""
+    print(json.dumps(_finite(value)))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if abs(value) < float("inf") else None
+    if isinstance(value, dict):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_finite(part) for part in value]
+    return value
+
+
 def clean(text: str) -> str:
     """On one line and without control codes: a name or an error message may hold anything."""
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
