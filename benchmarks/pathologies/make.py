@@ -11,17 +11,17 @@ loss of a run. Last, every run is forked (`probe/counterfactual.py`), and the ef
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.pathologies.data import NAMES, Data, load
 from benchmarks.pathologies.fused import Trained, train
@@ -41,6 +41,32 @@ NEAR = (0.5, 0.6, 0.7, 0.7, 0.8, 0.8, 0.9, 1.0, 1.0, 1.0, 1.1, 1.2, 1.2, 1.4, 1.
 RATES = {"sgd": (-4.0, 1.0), "adaptive": (-5.0, 0.0)}  # decades
 
 
+@dataclass(frozen=True)
+class Spoil:
+    """What is done to the data: nothing, wrong labels for a share of them, features in units of their own and not
+    centred (`amount` is the deviation of their sizes in decades), or a share of the training examples alone."""
+
+    kind: str = ""
+    amount: float = 0.0
+    seed: int = 0
+
+    def __call__(self, data: Data) -> Data:
+        generator = torch.Generator().manual_seed(self.seed)
+        x, y = data.train
+        if self.kind == "labels":
+            chosen = torch.rand(len(y), generator=generator) < self.amount
+            others = (y + torch.randint(1, max(data.classes, 2), y.shape, generator=generator)) % data.classes
+            return replace(data, train=(x, torch.where(chosen, others, y)))
+        if self.kind == "units":
+            factors = 10 ** (self.amount * torch.randn(x.shape[1:], generator=generator))
+            offsets = 2 * torch.rand(x.shape[1:], generator=generator)
+            train, validation = (((part[0] + offsets) * factors, part[1]) for part in (data.train, data.validation))
+            return replace(data, train=train, validation=validation)
+        if self.kind == "few":
+            return replace(data, train=(x[: int(self.amount * len(y))], y[: int(self.amount * len(y))]))
+        return data
+
+
 @dataclass
 class Bench:
     """One base configuration under study: its task, and what has been trained of it."""
@@ -51,8 +77,8 @@ class Bench:
     programs: dict[str, Program] = field(default_factory=dict)
     trained: int = 0
 
-    def task(self, spoil: Callable[[Data], Data] = lambda data: data) -> Task:
-        data, architecture = spoil(self.data), self.architecture
+    def task(self, spoil: Spoil | None = None) -> Task:
+        data, architecture = self.data if spoil is None else spoil(self.data), self.architecture
 
         def network(config: Config) -> torch.nn.Module:
             return build(data, architecture, config)
@@ -120,6 +146,17 @@ def cures(config: Config) -> dict[str, Config]:
 # -- a base is tuned -----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Labelled:
+    """A run with its label, and the log validation loss that its cure comes to."""
+
+    name: str
+    run: Trained
+    task: Task
+    oracle: float
+    spoil: Spoil = Spoil()
+
+
 @dataclass
 class Tuned:
     """A base at its best rate: its runs with several seeds, and their level in log validation loss."""
@@ -147,7 +184,7 @@ def logs(runs: Sequence[Trained]) -> list[float]:
     return [math.log(max(run.value, 1e-12)) if math.isfinite(run.value) else 10.0 for run in runs]
 
 
-def tune(bench: Bench, config: Config, label: Callable[[str, Sequence[Trained], Task], None]) -> Tuned | None:
+def tune(bench: Bench, config: Config, labelled: list[Labelled]) -> Tuned | None:
     """Adopt cures until none helps; what had a fault on the way is labelled. None where nothing trains."""
     task = bench.task()
     grid = rates(config, 1.0)
@@ -164,9 +201,9 @@ def tune(bench: Bench, config: Config, label: Callable[[str, Sequence[Trained], 
         gains = {name: tuned.helped(tried[2 * i : 2 * i + 2]) for i, name in enumerate(candidates)}
         winner = max(gains, key=lambda name: gains[name])
         if gains[winner] == 0:
-            return replace_clean(tuned)
+            return replace(tuned, clean=True)
         if all(gains[winner] >= DOMINANT * gain for name, gain in gains.items() if name != winner):
-            label(winner, runs[:3], task)
+            labelled += [Labelled(winner, run, task, tuned.level - gains[winner]) for run in runs[:3]]
         config = candidates[winner]
         if config.epochs > 48 or config.units > 64:
             return tuned
@@ -174,54 +211,10 @@ def tune(bench: Bench, config: Config, label: Callable[[str, Sequence[Trained], 
     return tuned
 
 
-def replace_clean(tuned: Tuned) -> Tuned:
-    return Tuned(tuned.config, tuned.runs, clean=True)
-
-
 # -- plants --------------------------------------------------------------------------------------------------
 
 
-def noisy(share: float, seed: int) -> Callable[[Data], Data]:
-    def spoil(data: Data) -> Data:
-        x, y = data.train
-        generator = torch.Generator().manual_seed(seed)
-        chosen = torch.rand(len(y), generator=generator) < share
-        others = (y + torch.randint(1, max(data.classes, 2), y.shape, generator=generator)) % data.classes
-        return replace(data, train=(x, torch.where(chosen, others, y)))
-
-    return spoil
-
-
-def scaled(sd_decades: float, seed: int) -> Callable[[Data], Data]:
-    """Every feature in units of its own, and not centred."""
-
-    def spoil(data: Data) -> Data:
-        generator = torch.Generator().manual_seed(seed)
-        width = data.train[0].shape[1:]
-        factors = 10 ** (sd_decades * torch.randn(width, generator=generator))
-        offsets = 2 * torch.rand(width, generator=generator)
-
-        def units(part: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            return (part[0] + offsets) * factors, part[1]
-
-        return replace(data, train=units(data.train), validation=units(data.validation))
-
-    return spoil
-
-
-def few(share: float) -> Callable[[Data], Data]:
-    def spoil(data: Data) -> Data:
-        x, y = data.train
-        return replace(data, train=(x[: int(share * len(y))], y[: int(share * len(y))]))
-
-    return spoil
-
-
-def same(data: Data) -> Data:
-    return data
-
-
-Plant = tuple[str, Config, Callable[[Data], Data]]
+Plant = tuple[str, Config, Spoil]
 
 
 def plants(config: Config, data: Data, architecture: str, rng: random.Random) -> list[Plant]:
@@ -229,28 +222,28 @@ def plants(config: Config, data: Data, architecture: str, rng: random.Random) ->
     seed = rng.randrange(10**6)
     n = len(data.train[1])
     found: list[Plant] = [
-        ("bad_initialisation", with_(config, init=rng.choice([5.0, 8.0, 12.0])), same),
-        ("label_noise", config, noisy(rng.choice([0.2, 0.3, 0.4]), seed)),
-        ("not_shuffled", with_(config, in_order=True), same),
-        ("frozen_layer", with_(config, frozen=True), same),
-        ("double_softmax", with_(config, softmax=True), same),
-        ("too_small", with_(config, units={"mlp": 2, "cnn": 1, "rnn": 2, "transformer": 4}[architecture]), same),
-        ("too_short", with_(config, epochs=max(config.epochs // rng.choice([4, 6]), 2)), same),
-        ("batch_too_large", with_(config, batch_size=rng.choice([n, n // 2])), same),
-        ("clipped_too_hard", with_(config, clip_norm=rng.choice([1e-2, 1e-3])), same),
-        ("over_regularised", over_regularised(config, rng), same),
-        ("decay_too_early", decayed(config, rng), same),
+        ("bad_initialisation", with_(config, init=rng.choice([5.0, 8.0, 12.0])), Spoil()),
+        ("label_noise", config, Spoil("labels", rng.choice([0.2, 0.3, 0.4]), seed)),
+        ("not_shuffled", with_(config, in_order=True), Spoil()),
+        ("frozen_layer", with_(config, frozen=True), Spoil()),
+        ("double_softmax", with_(config, softmax=True), Spoil()),
+        ("too_small", with_(config, units={"mlp": 2, "cnn": 1, "rnn": 2, "transformer": 4}[architecture]), Spoil()),
+        ("too_short", with_(config, epochs=max(config.epochs // rng.choice([4, 6]), 2)), Spoil()),
+        ("batch_too_large", with_(config, batch_size=rng.choice([n, n // 2])), Spoil()),
+        ("clipped_too_hard", with_(config, clip_norm=rng.choice([1e-2, 1e-3])), Spoil()),
+        ("over_regularised", over_regularised(config, rng), Spoil()),
+        ("decay_too_early", decayed(config, rng), Spoil()),
     ]
     if architecture != "rnn":
-        found.append(("dead_units", with_(config, activation="relu", bias=-rng.choice([1.5, 2.5, 4.0])), same))
+        found.append(("dead_units", with_(config, activation="relu", bias=-rng.choice([1.5, 2.5, 4.0])), Spoil()))
         deep = with_(config, activation="sigmoid", layers=config.layers + rng.choice([3, 4]), init=0.5)
-        found.append(("vanishing_gradient", deep, same))
-        found.append(("saturated_units", with_(config, activation="tanh", init=rng.choice([8.0, 15.0])), same))
+        found.append(("vanishing_gradient", deep, Spoil()))
+        found.append(("saturated_units", with_(config, activation="tanh", init=rng.choice([8.0, 15.0])), Spoil()))
     else:
-        found.append(("vanishing_gradient", with_(config, cell="rnn", init=0.2), same))
-        found.append(("saturated_units", with_(config, cell="rnn", init=rng.choice([8.0, 15.0])), same))
+        found.append(("vanishing_gradient", with_(config, cell="rnn", init=0.2), Spoil()))
+        found.append(("saturated_units", with_(config, cell="rnn", init=rng.choice([8.0, 15.0])), Spoil()))
     if not data.tokens:
-        found.append(("input_scale", config, scaled(rng.choice([1.0, 1.5, 2.0]), seed)))
+        found.append(("input_scale", config, Spoil("units", rng.choice([1.0, 1.5, 2.0]), seed)))
     return found
 
 
@@ -273,18 +266,14 @@ def decayed(config: Config, rng: random.Random) -> Config:
 # -- all of one base -----------------------------------------------------------------------------------------
 
 
-def controlled(data: Data, architecture: str, index: int) -> list[LabelledRun]:
-    """Labelled runs of one base configuration."""
+def controlled(data: Data, architecture: str, index: int) -> tuple[list[LabelledRun], dict[str, Any]]:
+    """Labelled runs of one base configuration, and the recipe of each by its id."""
     rng = random.Random(f"{data.name} {architecture} {index}")
     bench = Bench(data, architecture, derive_seed("controlled", data.name, architecture, index))
-    labelled: list[tuple[str, Trained, Task]] = []
-
-    def label(name: str, runs: Sequence[Trained], task: Task) -> None:
-        labelled.extend((name, run, task) for run in runs)
-
-    tuned = tune(bench, base_config(rng, architecture), label)
+    labelled: list[Labelled] = []
+    tuned = tune(bench, base_config(rng, architecture), labelled)
     if tuned is None:
-        return []
+        return [], {}
     task = bench.task()
     grid = rates(tuned.config, 0.5)
     swept = bench.run(task, [with_(tuned.config, lr=lr) for lr in grid], [1] * len(grid))
@@ -294,17 +283,20 @@ def controlled(data: Data, architecture: str, index: int) -> list[LabelledRun]:
     level = min(reference.level, min(logs(swept)) + reference.sigma)
     sick = level + max(-math.log(1 - GAIN), 2 * reference.sigma)
     best = min(swept, key=lambda run: run.value).job.config.lr
+    healthy = level - math.log(1 - GAIN)
+    well = [*tuned.runs, *near] if tuned.clean else []
     for run in swept:
-        value = logs([run])[0]
-        if value > sick:
+        if logs([run])[0] > sick:
             diverged = run.end is None or loss_rose(run)
-            label("diverged" if diverged else "lr_too_low" if run.job.config.lr < best else "lr_too_high", [run], task)
-        elif value <= level - math.log(1 - GAIN) and tuned.clean:
-            label("healthy", [run], task)
-    if tuned.clean:
-        label("healthy", [r for r in [*tuned.runs, *near] if logs([r])[0] <= level - math.log(1 - GAIN)], task)
-    plant(bench, tuned.config, sick, rng, label)
-    return [described(*entry, bench, number, index) for number, entry in enumerate(forked(bench, labelled))]
+            name = "diverged" if diverged else "lr_too_low" if run.job.config.lr < best else "lr_too_high"
+            labelled.append(Labelled(name, run, task, level))
+        elif tuned.clean:
+            well.append(run)
+    labelled += [Labelled("healthy", run, task, level) for run in well if logs([run])[0] <= healthy]
+    plant(bench, tuned.config, level, sick, rng, labelled)
+    effects = forked(bench, labelled)
+    described = [_described(*each, bench, n, index) for n, each in enumerate(zip(labelled, effects, strict=True))]
+    return described, {run.id: _recipe(entry) for run, entry in zip(described, labelled, strict=True)}
 
 
 def loss_rose(run: Trained) -> bool:
@@ -314,14 +306,10 @@ def loss_rose(run: Trained) -> bool:
 
 
 def plant(
-    bench: Bench,
-    config: Config,
-    sick: float,
-    rng: random.Random,
-    label: Callable[[str, Sequence[Trained], Task], None],
+    bench: Bench, config: Config, level: float, sick: float, rng: random.Random, labelled: list[Labelled]
 ) -> None:
     """Faults, one at a time, where they make the base worse."""
-    by_data: dict[Callable[[Data], Data], list[tuple[str, Config]]] = {}
+    by_data: dict[Spoil, list[tuple[str, Config]]] = {}
     for name, spoilt, spoil in plants(config, bench.data, bench.architecture, rng):
         by_data.setdefault(spoil, []).append((name, spoilt))
     for spoil, entries in by_data.items():
@@ -333,28 +321,28 @@ def plant(
                 faster = bench.run(task, [with_(run.job.config, lr=3 * run.job.config.lr)], [3])
                 if logs(faster)[0] < logs([run])[0] - 0.7 * (logs([run])[0] - sick):
                     continue
-            label(name, [run], task)
-    task = bench.task(few(max(rng.choice([0.08, 0.15]), 40 / len(bench.data.train[1]))))
+            labelled.append(Labelled(name, run, task, level, spoil))
+    spoil = Spoil("few", max(rng.choice([0.08, 0.15]), 40 / len(bench.data.train[1])))
+    task = bench.task(spoil)
     wide = with_(config, units=2 * config.units, dropout=0.0, batch_size=min(config.batch_size, 16))
     tuned = Tuned(wide, bench.run(task, [wide] * 3, range(3)))
     remedies = [with_(wide, dropout=0.5), with_(wide, units=max(wide.units // 4, 4)), with_(wide, label_smoothing=0.1)]
-    if any(tuned.helped(bench.run(task, [remedy] * 2, range(2))) for remedy in remedies):
-        label("overfitting", tuned.runs[:2], task)
+    gain = max(tuned.helped(bench.run(task, [remedy] * 2, range(2))) for remedy in remedies)
+    if gain:
+        labelled += [Labelled("overfitting", run, task, tuned.level - gain, spoil) for run in tuned.runs[:2]]
 
 
-def forked(
-    bench: Bench, labelled: Sequence[tuple[str, Trained, Task]]
-) -> list[tuple[str, Trained, Task, Mapping[str, float]]]:
-    """With the effects of the counterfactuals of every run that came to its end."""
+def forked(bench: Bench, labelled: Sequence[Labelled]) -> list[Mapping[str, float]]:
+    """The effects of the counterfactuals of every run; none where it did not come to its end."""
     by_task: dict[int, list[int]] = {}
-    for place, (_, run, task) in enumerate(labelled):
-        if run.end is not None:
-            by_task.setdefault(id(task), []).append(place)
+    for place, entry in enumerate(labelled):
+        if entry.run.end is not None:
+            by_task.setdefault(id(entry.task), []).append(place)
     found: dict[int, Mapping[str, float]] = {}
     for places in by_task.values():
         jobs, parents, owners = [], [], []
         for place in places:
-            run = labelled[place][1]
+            run = labelled[place].run
             epoch = run.job.max_epochs
             more = counterfactual.length(epoch)
             lr = float(run.observations.curve("lr")[-1])
@@ -364,30 +352,37 @@ def forked(
                 jobs.append(job)
                 parents.append(run if name in counterfactual.FORKS else None)
                 owners.append((place, name))
-        trained = train(labelled[places[0]][2], jobs, bench.programs, parents)
+        trained = train(labelled[places[0]].task, jobs, bench.programs, parents)
         for place in places:
-            arms_seen = {n: t.observations for (p, n), t in zip(owners, trained, strict=True) if p == place}
-            found[place] = counterfactual.effects(labelled[place][1].observations, arms_seen)
-    return [(*entry, found.get(place, {})) for place, entry in enumerate(labelled)]
+            seen = {n: t.observations for (p, n), t in zip(owners, trained, strict=True) if p == place}
+            found[place] = counterfactual.effects(labelled[place].run.observations, seen)
+    return [found.get(place, {}) for place in range(len(labelled))]
 
 
-def described(
-    name: str, run: Trained, task: Task, probe: Mapping[str, float], bench: Bench, number: int, index: int
-) -> LabelledRun:
-    seen = {key: value for key, value in run.job.config.items() if key not in HIDDEN}
-    observations = replace(run.observations, config=Config(seen))
+def _described(entry: Labelled, probe: Mapping[str, float], bench: Bench, number: int, index: int) -> LabelledRun:
+    config = entry.run.job.config
+    seen = {key: value for key, value in config.items() if key not in HIDDEN}
     group = f"{bench.data.name}-{bench.architecture}-{index}"
-    known = {key: value for key, value in probe.items() if not math.isnan(value)}
     return LabelledRun(
         f"{group}-{number}",
-        name,
-        observations,
+        entry.name,
+        replace(entry.run.observations, config=Config(seen)),
         bench.data.name,
         bench.architecture,
-        str(run.job.config.optimizer),
+        str(config.optimizer),
         group,
-        known,
+        {key: value for key, value in probe.items() if not math.isnan(value)},
     )
+
+
+def _recipe(entry: Labelled) -> dict[str, Any]:
+    """What it takes to train the run again, the fault included; kept apart from what the diagnoser sees."""
+    return {
+        "config": dict(entry.run.job.config),
+        "seed": entry.run.job.seed,
+        "spoil": [entry.spoil.kind, entry.spoil.amount, entry.spoil.seed],
+        "oracle": entry.oracle,
+    }
 
 
 def cells() -> list[str]:
@@ -411,7 +406,8 @@ def main() -> None:
                 continue
             began = time.time()
             dataset, _, architecture = cell.partition("-")
-            runs = controlled(load(dataset, given.datasets), architecture, index)
+            runs, recipes = controlled(load(dataset, given.datasets), architecture, index)
+            file.with_suffix("").with_suffix(".recipes.json").write_text(json.dumps(recipes))
             write_runs(file, runs)
             healthy = sum(run.label == "healthy" for run in runs)
             print(f"{file.name}: {len(runs)} runs, {healthy} healthy, {time.time() - began:.0f} s", flush=True)
