@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rheostat.models.mlp import MLP as MLP
     from rheostat.models.seq2seq import Seq2Seq as Seq2Seq
     from rheostat.models.text_classifier import TextClassifier as TextClassifier
+    from rheostat.observing import observe as observe
     from rheostat.schedule.asha import ASHA as ASHA
     from rheostat.schedule.fifo import FIFO as FIFO
     from rheostat.schedule.hyperband import Hyperband as Hyperband
@@ -54,6 +55,7 @@ _HOMES = {
     "models.mlp": ("MLP",),
     "models.seq2seq": ("Seq2Seq",),
     "models.text_classifier": ("TextClassifier",),
+    "observing": ("observe",),
     "schedule.asha": ("ASHA",),
     "schedule.fifo": ("FIFO",),
     "schedule.hyperband": ("Hyperband",),

@@ -2,8 +2,8 @@
 
 Every label is by intervention. A base configuration is tuned first: its learning rate is swept, then cures are tried
 (decay, twice the epochs, twice the width, more regularisation, less), and one that helps is adopted, until none does.
-What a cure helped is a run with that fault; the tuned base, at rates and seeds that come within 5 % of its best, is
-healthy. Then the sweep gives rates too low and too high, and faults are planted in the base one at a time; the label
+What a cure helped is a run with that fault; the tuned base, at rates and seeds that come within 5 % of its best, or one
+standard deviation, is healthy. Then the sweep gives rates too low and too high, and faults are planted in the base one at a time; the label
 is kept where the base is better by 5 % and by two standard deviations of its seeds. Values are the lowest validation
 loss of a run. Last, every run is forked (`probe/counterfactual.py`), and the effects are kept with it.
 """
@@ -283,7 +283,7 @@ def controlled(data: Data, architecture: str, index: int) -> tuple[list[Labelled
     level = min(reference.level, min(logs(swept)) + reference.sigma)
     sick = level + max(-math.log(1 - GAIN), 2 * reference.sigma)
     best = min(swept, key=lambda run: run.value).job.config.lr
-    healthy = level - math.log(1 - GAIN)
+    healthy = level + max(-math.log(1 - GAIN), reference.sigma)
     well = [*tuned.runs, *near] if tuned.clean else []
     for run in swept:
         if logs([run])[0] > sick:

@@ -94,18 +94,20 @@ def probabilities_of(
 ) -> list[dict[str, float]]:
     """For each run, the probability of "healthy" and of every learnt pathology; they sum to 1.
 
-    `probes` are the effects of counterfactuals of each run (`probe/counterfactual.py`).
+    `probes` are the effects of counterfactuals of each run (`probe/counterfactual.py`), empty where there were none.
     """
-    if not runs:
-        return []
-    forest = load(probes is not None)
     effects: Sequence[Mapping[str, float]] = probes if probes is not None else [{}] * len(runs)
-    table = []
-    for run, effect in zip(runs, effects, strict=True):
-        numbers = features(run, effect)
-        table.append([numbers[name] for name in forest.names])
-    found = forest.probabilities(np.array(table, dtype=np.float64))
-    return [dict(zip(forest.classes, row.tolist(), strict=True)) for row in found]
+    found: list[dict[str, float]] = [{} for _ in runs]
+    for probed in (False, True):
+        places = [place for place, effect in enumerate(effects) if bool(effect) is probed]
+        if not places:
+            continue
+        forest = load(probed)
+        numbers = [features(runs[place], effects[place]) for place in places]
+        table = np.array([[row[name] for name in forest.names] for row in numbers], dtype=np.float64)
+        for place, row in zip(places, forest.probabilities(table).tolist(), strict=True):
+            found[place] = dict(zip(forest.classes, row, strict=True))
+    return found
 
 
 def probabilities(run: Observations, probe: Mapping[str, float] | None = None) -> dict[str, float]:

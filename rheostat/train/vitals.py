@@ -44,15 +44,49 @@ def observed(epoch: int, last: int) -> bool:
     return epoch == last or epoch // power in (1, 3)
 
 
+class Layers:
+    """The parameters of a network by the layer that owns them, and what an update does to them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.own = {name: list(own.values()) for name, own in own_parameters(model).items()}
+        self._weights = [p for own in self.own.values() for p in own]
+        self._before: list[Tensor] = []
+
+    @torch.no_grad()
+    def before_step(self) -> dict[str, float]:
+        """`gradient_norm/LAYER` of the coming update; call it before anything clips the gradients."""
+        self._before = [p.detach().clone() for p in self._weights]
+        found = {}
+        for name, own in self.own.items():
+            norms = [p.grad.norm() for p in own if p.grad is not None]
+            if norms:
+                found[f"gradient_norm/{name}"] = float(torch.stack(norms).norm())
+        return found
+
+    @torch.no_grad()
+    def after_step(self) -> dict[str, float]:
+        """`update_ratio/LAYER` of the update since `before_step`; empty where that was not called."""
+        if not self._before:
+            return {}
+        sizes = torch._foreach_norm(self._before)
+        changes = torch._foreach_norm(torch._foreach_sub([p.detach() for p in self._weights], self._before))
+        self._before = []
+        found, place = {}, 0
+        for name, own in self.own.items():
+            size, change = (float(torch.stack(n[place : place + len(own)]).norm()) for n in (sizes, changes))
+            place += len(own)
+            if size:
+                found[f"update_ratio/{name}"] = change / size
+        return found
+
+
 class Vitals:
-    """Of one network in training; `off` observes nothing beyond the losses that are there anyway."""
+    """Of one network in training."""
 
     def __init__(self, task: Task, model: nn.Module, device: torch.device) -> None:
         self._task, self._model, self._device = task, model, device
-        self._layers = {name: list(own.values()) for name, own in own_parameters(model).items()}
-        self._weights = [p for own in self._layers.values() for p in own]
+        self._layers = Layers(model)
         self._losses: list[float] = []
-        self._before: list[Tensor] = []
         self._inside: dict[str, float] = {}
 
     def facts(self) -> dict[str, float]:
@@ -69,35 +103,19 @@ class Vitals:
     # -- an epoch --------------------------------------------------------------------------------------------
 
     def begin_epoch(self) -> None:
-        self._losses, self._before, self._inside = [], [], {}
+        self._losses, self._inside = [], {}
 
-    @torch.no_grad()
     def before_step(self) -> None:
-        """Look at the gradients of the coming update, before anything clips them."""
-        for name, own in self._layers.items():
-            norms = [p.grad.norm() for p in own if p.grad is not None]
-            if norms:
-                self._inside[f"gradient_norm/{name}"] = float(torch.stack(norms).norm())
-        self._before = [p.detach().clone() for p in self._weights]
+        """Look at the coming update."""
+        self._inside |= self._layers.before_step()
 
-    @torch.no_grad()
     def after_step(self, loss: float) -> None:
         self._losses.append(loss)
-        if not self._before:
-            return
-        sizes = torch._foreach_norm(self._before)
-        changes = torch._foreach_norm(torch._foreach_sub([p.detach() for p in self._weights], self._before))
-        self._before = []
-        place = 0
-        for name, own in self._layers.items():
-            size, change = (float(torch.stack(n[place : place + len(own)]).norm()) for n in (sizes, changes))
-            place += len(own)
-            if size:
-                self._inside[f"update_ratio/{name}"] = change / size
+        self._inside |= self._layers.after_step()
 
     def end_epoch(self, look: bool) -> dict[str, float]:
         """What the epoch showed; with `look`, also what the network makes of the fixed examples."""
-        found = _of_batches(self._losses)
+        found = of_batches(self._losses)
         if look:
             found |= self._inside | self._look()
         return {name: value for name, value in found.items() if not math.isnan(value)}
@@ -107,7 +125,7 @@ class Vitals:
         data = few(self._task.train, PROBE) if not callable(self._task.train) else None
         if data is None:
             return {}
-        watch = _Activations({id(p): name for name, own in self._layers.items() for p in own if p.dim() > 1})
+        watch = Activations(self._layers)
         pairs = []
         with _evaluating(self._model), randomness.apart(), watch:
             for *inputs, target in chunks(data, PROBE):
@@ -124,7 +142,7 @@ def _examples(data: Any) -> int:
     return len(data[0]) if isinstance(data, tuple) else 0
 
 
-def _of_batches(losses: Sequence[float]) -> dict[str, float]:
+def of_batches(losses: Sequence[float]) -> dict[str, float]:
     """Of the batch losses of an epoch. The autocorrelation is that of neighbours, at most 1."""
     finite = [loss for loss in losses if math.isfinite(loss)]
     if not finite:
@@ -160,15 +178,15 @@ SQUASHERS = {  # what brings the range to -1 ... 1: times, plus
 RECURRENT = ("rnn_tanh", "rnn_relu")  # of torch._VF; weights in a list
 
 
-class _Activations(TorchFunctionMode):
+class Activations(TorchFunctionMode):
     """Watches activations in a pass; each counts to the last layer with a matrix before it.
 
     Lighter than `units.activity`, which sees more (gates, sizes) and costs a copy of the network.
     """
 
-    def __init__(self, layers: dict[int, str]) -> None:
+    def __init__(self, layers: Layers) -> None:
         super().__init__()
-        self._layers = layers  # by the identity of a weight
+        self._layers = {id(p): name for name, own in layers.own.items() for p in own if p.dim() > 1}
         self._last, self._axis = "", -1
         self._alive: dict[str, Tensor] = {}
         self._saturated: dict[str, list[Tensor]] = {}
@@ -186,6 +204,7 @@ class _Activations(TorchFunctionMode):
         return output
 
     def _seen(self, func: Any, output: Tensor) -> None:
+        output = output.detach()
         if func in RECTIFIERS:
             axis = self._axis if output.dim() > 1 else 0
             alive = (output.movedim(axis, 0).flatten(1) != 0).any(1)
@@ -197,6 +216,7 @@ class _Activations(TorchFunctionMode):
             self._saturated.setdefault(self._last, []).append(share)
 
     def found(self) -> dict[str, float]:
+        """`dead/LAYER` and `saturated/LAYER`."""
         dead = {f"dead/{name}": 1 - float(alive.float().mean()) for name, alive in self._alive.items()}
         saturated = {f"saturated/{name}": float(torch.stack(s).mean()) for name, s in self._saturated.items()}
         return dead | saturated

@@ -18,7 +18,7 @@ from rheostat.train.lane_runner import LaneRunner
 from rheostat.train.loop import TaskRunner, Training
 from rheostat.train.task import Task
 from rheostat.train.units import activity
-from rheostat.train.vitals import PROBE, _of_batches, observed
+from rheostat.train.vitals import PROBE, of_batches, observed
 from rheostat.types import Config, Job, Report
 
 
@@ -165,8 +165,8 @@ def test_looks_become_rarer(epoch: int, last: int) -> None:
 
 
 @given(st.lists(st.floats(-1e3, 1e3) | st.just(math.nan) | st.just(math.inf), max_size=30))
-def test_numbers_of_batches_are_finite_or_absent(losses: list[float]) -> None:
-    found = _of_batches(losses)
+def test_numbersof_batches_are_finite_or_absent(losses: list[float]) -> None:
+    found = of_batches(losses)
     assert all(math.isfinite(value) for value in found.values())
     if "batch_loss_autocorrelation" in found:
         assert -1.0001 <= found["batch_loss_autocorrelation"] <= 1.0001
