@@ -57,7 +57,7 @@ def _with_rules(run: Observations, given: Mapping[str, float]) -> tuple[dict[str
         others = sum(p for other, p in chances.items() if other not in leading)
         sure = pathology.certainty
         chances = {other: p if other in leading else p * (1 - sure) for other, p in chances.items()}
-        chances[name] = sure * others
+        chances[name] = sure * min(others, 1.0)
     return chances, symptoms
 
 

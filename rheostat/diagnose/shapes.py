@@ -242,7 +242,7 @@ def starting_loss(run: Observations) -> float:
     """The loss before the first update, else the first that was measured; NaN where it is not positive."""
     start = untrained_loss(run)
     start = start if start > 0 else first(losses(run)[1])
-    return start if start > 0 else math.nan
+    return start if start > SMALL else math.nan
 
 
 def worst_jump(run: Observations) -> tuple[float, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
-from rheostat.diagnose.shapes import last, losses, measured, starting_loss
+from rheostat.diagnose.shapes import SMALL, last, losses, measured, starting_loss
 from rheostat.diagnose.wording import change, number, settable, times, value
 
 HIGH = 1.5  # times the higher of its neighbours
@@ -23,7 +23,7 @@ def detect(run: Observations) -> Sequence[Symptom]:
     if len(values) < 6 or not start > 0:
         return []
     beside = [max(values[i - 1], values[i + 1]) for i in range(1, len(values) - 1)]
-    high = [i for i, other in enumerate(beside, 1) if values[i] > HIGH * other > 0 and values[i] - other > TALL * start]
+    high = [i for i, b in enumerate(beside, 1) if b > SMALL and values[i] > max(HIGH * b, b + TALL * start)]
     if not high or len(high) > max(RARE * len(values), 1) or last(curve) >= values[high[-1] - 1]:
         return []
     worst = max(high, key=lambda i: values[i] / beside[i - 1])
