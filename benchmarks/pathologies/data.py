@@ -1,8 +1,7 @@
-"""Six small data sets for controlled runs, as tensors: inputs, targets, and how many classes there are."""
+"""Five small data sets for controlled runs, as tensors: inputs, targets, and how many classes there are."""
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,6 @@ from torch.nn import functional as F
 from rheostat.data.read import read
 
 CONTEXT = 10  # characters before the one to be predicted
-WORDS, SENTENCE = 1000, 14  # known words; words of a sentence that are read
 
 
 @dataclass(frozen=True)
@@ -53,24 +51,24 @@ def load(name: str, folder: Path) -> Data:
 
         bunch = datasets.load_digits() if name == "digits" else datasets.load_breast_cancer()
         x, y = torch.tensor(bunch.data, dtype=torch.float32), torch.tensor(bunch.target)
-        return _split(name, x.view(-1, 8, 8), y, 800, 700) if name == "digits" else _split(name, x, y, 300, 260)
-    return {"adult": _adult, "fashion": _fashion, "shakespeare": _shakespeare, "sst2": _sst2}[name](folder)
+        return _split(name, x.view(-1, 8, 8), y, 700, 700) if name == "digits" else _split(name, x, y, 300, 260)
+    return {"adult": _adult, "fashion": _fashion, "shakespeare": _shakespeare}[name](folder)
 
 
-NAMES = ("digits", "cancer", "adult", "fashion", "shakespeare", "sst2")
+NAMES = ("digits", "cancer", "adult", "fashion", "shakespeare")
 
 
 def _adult(folder: Path) -> Data:
     data = read(folder / "adult" / "adult-train.csv.gz", label="last", validation_fraction=0.2, seed=0)
     x, y = data.train
-    return _split("adult", x[:3000], y[:3000], 800, 800)
+    return _split("adult", x[:3000], y[:3000], 700, 800)
 
 
 def _fashion(folder: Path) -> Data:
     """Pictures of 14 by 14, each pixel the mean of four."""
     data = read(folder / "fashion-mnist", validation_fraction=0.1, seed=0)
     x, y = data.train
-    return _split("fashion", F.avg_pool2d(x[:3000].float(), 2)[:, 0], y[:3000], 800, 800)
+    return _split("fashion", F.avg_pool2d(x[:3000].float(), 2)[:, 0], y[:3000], 700, 800)
 
 
 def _shakespeare(folder: Path) -> Data:
@@ -79,17 +77,5 @@ def _shakespeare(folder: Path) -> Data:
     tokens = torch.tensor([known[character] for character in text])
     starts = torch.randperm(len(text) - CONTEXT, generator=torch.Generator().manual_seed(1))[:4000]
     x = torch.stack([tokens[s : s + CONTEXT] for s in starts.tolist()])
-    data = _split("shakespeare", x, tokens[starts + CONTEXT], 1200, 800, tokens=len(known))
+    data = _split("shakespeare", x, tokens[starts + CONTEXT], 1000, 800, tokens=len(known))
     return Data("shakespeare", data.train, data.validation, len(known), len(known))
-
-
-def _sst2(folder: Path) -> Data:
-    """Words by frequency; 0 pads, 1 is any other word."""
-    rows = [line.rsplit("\t", 1) for line in (folder / "sst2" / "train.tsv").read_text().splitlines()[:4000]]
-    counts = Counter(word for sentence, _ in rows for word in sentence.split())
-    known = {word: token for token, (word, _) in enumerate(counts.most_common(WORDS - 2), 2)}
-    x = torch.zeros(len(rows), SENTENCE, dtype=torch.long)
-    for row, (sentence, _) in enumerate(rows):
-        tokens = [known.get(word, 1) for word in sentence.split()[:SENTENCE]]
-        x[row, : len(tokens)] = torch.tensor(tokens)
-    return _split("sst2", x, torch.tensor([int(label) for _, label in rows]), 1200, 800, tokens=WORDS)
