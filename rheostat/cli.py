@@ -73,6 +73,10 @@ def tune(
         float | None, typer.Option(help="End when going on would hardly improve the metric by more.")
     ] = None,
     widen: Annotated[bool, typer.Option("--widen", help="Widen ranges at whose edge the best trials lie.")] = False,
+    confirm: Annotated[
+        bool, typer.Option("--confirm", help="Then train the best again with other seeds: was it luck?")
+    ] = False,
+    confirm_share: Annotated[float, typer.Option(help="How much that may take, of the epochs of the study.")] = 0.25,
     also: Annotated[
         list[str] | None, typer.Option(help="Another objective: parameters, or examples_per_second=maximize")
     ] = None,
@@ -115,6 +119,7 @@ def tune(
         minutes=minutes,
         min_gain=min_gain,
         widen=widen,
+        confirm=confirm_share if confirm else None,
         also=None if also is None else dict(commands.objective(words) for words in also),
         limits=limit,
         earlier=earlier or (),

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rheostat.analysis.advice import Advice, advise
+from rheostat.confirming import Confirmation
+from rheostat.confirming import confirm as confirm_best
 from rheostat.errors import RheostatError, SpaceError, StudyError, unknown
 from rheostat.results import TrialResult, record_of
 from rheostat.show import text
@@ -51,9 +53,10 @@ def tune(
     name: str | None,
     as_json: bool,
     storage: str | None,
+    confirm: float | None,
     **settings: Any,
 ) -> None:
-    """Tune a target and print what was found."""
+    """Tune a target, with a share of the epochs for `confirm` train its best again, and print what was found."""
     started = time.monotonic()
     loaded = load_target(**target)
     name = name or loaded.name
@@ -75,7 +78,17 @@ def tune(
         target={**target, "target": _absolute(str(target["target"]))},
         **settings,
     )
-    _conclude(study, loaded, as_json, time.monotonic() - started, storage)
+    confirmation = None
+    if confirm is not None and study.state == "finished":
+        text.show("Confirming: the best configurations again, with other seeds.", out)
+        confirmation = confirm_best(
+            study,
+            loaded.task,
+            share=confirm,
+            workers=settings["workers"],
+            progress=lambda: make_console("plain" if as_json else "auto", out),
+        )
+    _conclude(study, loaded, as_json, time.monotonic() - started, storage, confirmation)
 
 
 def objective(words: str) -> tuple[str, str]:
@@ -97,7 +110,14 @@ def resume(study: Study) -> None:
     _conclude(study, loaded, False, time.monotonic() - started, None)
 
 
-def _conclude(study: Study, target: Target, as_json: bool, seconds: float, storage: str | None) -> None:
+def _conclude(
+    study: Study,
+    target: Target,
+    as_json: bool,
+    seconds: float,
+    storage: str | None,
+    confirmation: Confirmation | None = None,
+) -> None:
     trials = study.trials
     counts = Counter(str(trial.status) for trial in trials)
     advice = _advice(study, trials, target.validation_size)
@@ -128,6 +148,7 @@ def _conclude(study: Study, target: Target, as_json: bool, seconds: float, stora
                 "epochs": sum(trial.epochs for trial in trials),
                 "seconds": round(seconds, 3),
                 "advice": [a.text for a in advice],
+                **({} if confirmation is None else {"confirmation": confirmation.describe()}),
             }
         )
         return
@@ -138,7 +159,8 @@ def _conclude(study: Study, target: Target, as_json: bool, seconds: float, stora
         text.show(text.front_table(_records(trials, study), study.metric, sign, study.goals))
     held_out = f"{study.metric.removeprefix('val_')} {text.number(test)}" if test is not None else ""
     not_measured = "not measured (give --test FILE): a best validation value is optimistic"
-    lines = [f"\nheld out  {held_out or not_measured}", *(f"try next  {a.text}" for a in advice)]
+    words = [] if confirmation is None else ["", *confirmation.words()]
+    lines = [*words, f"\nheld out  {held_out or not_measured}", *(f"try next  {a.text}" for a in advice)]
     if study.state == "stopped":
         lines.append("go on     stopped before the end: run the same command again, and nothing is trained twice")
     lines.append(f"more      rheostat show {study.name} {best.number} · rheostat trials {study.name}")

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rheostat.confirming import SHARE
+from rheostat.confirming import confirm as confirm_best
 from rheostat.errors import SpaceError
 from rheostat.methods import AUTO
 from rheostat.schedule.base import Scheduler
@@ -26,6 +28,7 @@ def tune(
     minutes: float | None = None,
     min_gain: float | None = None,
     widen: bool = False,
+    confirm: bool | float = False,
     seed: int | None = None,
     also: Mapping[str, str] | None = None,
     limits: Sequence[str] | None = None,
@@ -50,7 +53,9 @@ def tune(
     one). A new study tries the configurations `first` before any others, but for those that `earlier` studies, or
     their names in this storage, teach it to try. `also` and `limits` are the further objectives
     and the limits of the study: also={"parameters": "minimize"}, limits=["val_loss <= 0.5"]. With `widen`, ranges that
-    turn out to end too soon are widened on the way (docs/advice.md).
+    turn out to end too soon are widened on the way (docs/advice.md). With `confirm`, the best configurations are then
+    trained again with other seeds, for that share of the epochs (True: a quarter); `rheostat.confirm` says what came of
+    it.
 
     Raises TaskError, DataError or SpaceError before anything is trained where the parts do not fit together, and
     StudyError where a study of this name cannot be continued with these arguments.
@@ -84,7 +89,7 @@ def tune(
         for config in first:
             if study.space.complete(config) not in study.queued:
                 study.enqueue(config)
-    return study.train(
+    study.train(
         task,
         trials=60 if trials is None else trials,
         epochs=20 if epochs is None else epochs,
@@ -99,3 +104,7 @@ def tune(
         in_flight=in_flight,
         progress=progress,
     )
+    if confirm and study.state == "finished":
+        shown = progress if isinstance(progress, str) else lambda: progress
+        confirm_best(study, task, share=SHARE if confirm is True else confirm, workers=workers, progress=shown)
+    return study

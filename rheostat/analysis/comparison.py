@@ -163,8 +163,8 @@ def difference(arm: Finalists, reference: Finalists, level: float = 0.05) -> Dif
     if len(first) < 2:
         return None
     variance, freedom = _pooled(pairs)
-    resolution = _resolution([r.judged for r in (*arm[:2], *reference[:2])])
-    seeds = max(variance, resolution**2 / 6) / len(first)
+    step = resolution([r.judged for r in (*arm[:2], *reference[:2])])
+    seeds = max(variance, step**2 / 6) / len(first)
     tuning = tuning_variance(arm) + tuning_variance(reference)
     examples = examples_variance(arm[0].blocks - reference[0].blocks) if _same_blocks(arm[0], reference[0]) else 0.0
     value, error = _mean(first), math.sqrt(seeds + tuning + examples)
@@ -238,7 +238,7 @@ def _pooled(samples: Sequence[Array]) -> tuple[float, int]:
     return squares / freedom, freedom
 
 
-def _resolution(samples: Sequence[Array]) -> float:
+def resolution(samples: Sequence[Array]) -> float:
     """The least step between values: 1 / N where they are shares of N examples, about 0 for real numbers.
 
     Two values are known to half a step, so their difference has at least the variance of two uniform errors
