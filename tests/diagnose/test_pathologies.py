@@ -112,7 +112,7 @@ RUNS: dict[str, Observations] = {
     "clipped_too_hard": sick({"clipped": flat(0.97)}, config={"clip_norm": 0.1}),
     "frozen_layer": sick(layers={"update_ratio": {"a": flat(0.0), "b": flat(1e-3)}}),
     "double_softmax": sick(
-        {"train_loss": SOFT + np.exp(-T), "val_loss": SOFT + 0.02 + np.exp(-T), "val_error": flat(0.03)}
+        {"train_loss": SOFT + np.exp(-T), "val_loss": SOFT + 0.03 + np.exp(-T), "val_error": flat(0.03)}
     ),
     "non_finite_input": sick(first={0: math.nan}),
     "out_of_memory": sick(status=Status.INFEASIBLE, reason="out of memory at step 3"),
@@ -229,6 +229,7 @@ def test_a_loop_that_reports_its_validation_loss_alone_is_diagnosed() -> None:
 def test_what_a_double_softmax_costs_at_least_is_what_the_loss_gives_for_the_surest_right_answer() -> None:
     sure = np.eye(7)[0]
     assert floor(7) == pytest.approx(-math.log(np.exp(sure)[0] / np.exp(sure).sum()))
+    assert floor(7) + 1 == pytest.approx(-math.log(np.exp(sure)[1] / np.exp(sure).sum()))
 
 
 def test_memory_that_ran_out_is_no_divergence() -> None:
@@ -237,8 +238,12 @@ def test_memory_that_ran_out_is_no_divergence() -> None:
 
 
 def test_the_advice_is_stronger_where_the_rate_is_further_away() -> None:
-    slow, slower = (sick({"train_loss": 2.3 - a * T, "val_loss": 2.3 - a * T}) for a in (0.05, 0.001))
     remedy = PATHOLOGIES["lr_too_low"].remedy
-    assert 1 < remedy(slow).times["lr"] < remedy(slower).times["lr"]
+    sizes = (2e-2, 2e-3, 2e-5)  # of updates; where they are known, they say how far it is
+    by_updates = [remedy(sick(layers={"update_ratio": {"a": flat(size)}})).times["lr"] for size in sizes]
+    assert by_updates == [3, 10, 300]
+    curves = ({"train_loss": 2.3 - slope * T} for slope in (0.1, 0.03, 0.001))
+    by_curve = [remedy(sick(curve, layers={"update_ratio": {}})).times["lr"] for curve in curves]
+    assert by_curve == [3, 30, 100]
     hard = PATHOLOGIES["lr_too_high"].remedy(RUNS["lr_too_high"])
     assert hard.times["lr"] < PATHOLOGIES["lr_too_high"].remedy(healthy()).times["lr"] < 1

@@ -39,9 +39,9 @@ def detect(run: Observations) -> Sequence[Symptom]:
 
 
 def remedy(run: Observations) -> Action:
-    lower = multiplied(run, "lr", 1 / 10)
-    text = f"Divide the learning rate by 10{lower}; if it diverges again, add a warmup and clip gradients."
-    return change(run, text, times={"lr": 1 / 10})
+    lower = multiplied(run, "lr", 1 / 30)
+    text = f"Divide the learning rate by 30{lower}; if it diverges again, add a warmup and clip gradients."
+    return change(run, text, times={"lr": 1 / 30})
 
 
 PATHOLOGY = Pathology(

