@@ -242,8 +242,8 @@ def test_the_advice_is_stronger_where_the_rate_is_further_away() -> None:
     sizes = (2e-2, 2e-3, 2e-5)  # of updates; where they are known, they say how far it is
     by_updates = [remedy(sick(layers={"update_ratio": {"a": flat(size)}})).times["lr"] for size in sizes]
     assert by_updates == [3, 10, 300]
-    curves = ({"train_loss": 2.3 - slope * T} for slope in (0.1, 0.03, 0.001))
+    curves = ({"train_loss": 2.3 - slope * T} for slope in (0.1, 0.03, 0.02, 0.001))
     by_curve = [remedy(sick(curve, layers={"update_ratio": {}})).times["lr"] for curve in curves]
-    assert by_curve == [3, 30, 100]
+    assert by_curve == [3, 10, 30, 100]
     hard = PATHOLOGIES["lr_too_high"].remedy(RUNS["lr_too_high"])
     assert hard.times["lr"] < PATHOLOGIES["lr_too_high"].remedy(healthy()).times["lr"] < 1
