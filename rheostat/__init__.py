@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rheostat.comparing import compare as compare
+    from rheostat.confirming import confirm as confirm
     from rheostat.data.base import Padded as Padded
     from rheostat.data.base import TokenStream as TokenStream
     from rheostat.errors import Infeasible as Infeasible
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 # Where each public name lives; it is imported when it is first used, so that `import rheostat` stays quick.
 _HOMES = {
     "comparing": ("compare",),
+    "confirming": ("confirm",),
     "data.base": ("Padded", "TokenStream"),
     "errors": ("Infeasible", "RheostatError"),
     "growing": ("grow",),

@@ -19,8 +19,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.pathologies.diagnosers import published
-from benchmarks.pathologies.score import CONFIDENCE, MOMENTS, Diagnoser, Figure, Report, score
+from benchmarks.pathologies.diagnosers import ours, published
+from benchmarks.pathologies.score import MOMENTS, Diagnoser, Figure, Report, score
+from rheostat.diagnose.diagnosis import CONFIDENT
 from rheostat.diagnose.observations import read_runs
 from rheostat.errors import RheostatError
 
@@ -90,7 +91,7 @@ def plain(value: Any) -> Any:
 
 
 def diagnosers(only: str) -> dict[str, Diagnoser]:
-    every = published()
+    every = {**ours(), **published()}
     return {name: diagnose for name, diagnose in every.items() if only.lower() in name.lower()}
 
 
@@ -100,7 +101,7 @@ def main() -> None:
     )
     parser.add_argument("--runs", type=Path, required=True, metavar="FILE", help=".jsonl or .jsonl.gz")
     parser.add_argument("--json", type=Path, metavar="OUT", help="where all numbers go")
-    parser.add_argument("--confidence", type=float, default=CONFIDENCE, help="below it a verdict is unsure")
+    parser.add_argument("--confidence", type=float, default=CONFIDENT, help="below it a verdict is unsure")
     parser.add_argument("--moments", type=int, default=MOMENTS, help="for time to detection; 0: do without, faster")
     parser.add_argument("--only", default="", metavar="TEXT", help="diagnosers whose names contain it")
     given = parser.parse_args()

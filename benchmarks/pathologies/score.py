@@ -1,8 +1,8 @@
 """How well diagnosers name the causes of labelled runs.
 
 A diagnoser gives a number to each cause that it thinks a run may have; the highest is its verdict. Where the numbers
-sum to 1 they are probabilities, and are judged as such: calibration, and what abstaining would bring. A diagnoser that
-gives nothing for a run does not judge it.
+sum to 1 they are probabilities, and are judged as such: calibration, and what abstaining would bring. What it does not
+spread over causes it gives to "", which is no verdict. A diagnoser that gives nothing for a run does not judge it.
 
 Intervals (95 %) are percentiles of a bootstrap over cells, which are pairs of a data set and an architecture: runs of
 one cell are alike, so resampling runs would make intervals too narrow. With one cell there are none (NaN).
@@ -19,15 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rheostat.diagnose.base import HEALTHY
+from rheostat.diagnose.diagnosis import CONFIDENT
 from rheostat.diagnose.observations import LabelledRun
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Diagnoser = Callable[[LabelledRun], Mapping[str, float]]
 
+REST = ""  # stands for all causes that are not named
 LR_SIDES = {"lr_too_low": "low", "lr_too_high": "high", "diverged": "high"}  # healthy is "ok"
 BINS = 15  # of the calibration error (Guo et al. 2017, *On calibration of modern neural networks*, section 2)
-CONFIDENCE = 0.5  # below which a verdict counts as unsure
 COVERAGES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 RESAMPLES = 1000
 MOMENTS = 10  # at which a run is judged on its way, beside its beginning
@@ -126,7 +127,7 @@ def score(
     runs: Sequence[LabelledRun],
     diagnosers: Mapping[str, Diagnoser],
     *,
-    confidence: float = CONFIDENCE,
+    confidence: float = CONFIDENT,
     moments: int = MOMENTS,
     resamples: int = RESAMPLES,
 ) -> Report:
@@ -173,6 +174,7 @@ class _Judged:
     label: Indices  # (N,)
     verdict: Indices  # (N,)
     numbers: Array  # (N, names)
+    rest: Array  # (N,): what was given to no cause
     cell: Indices  # (N,)
 
     @classmethod
@@ -180,17 +182,19 @@ class _Judged:
         cls, name: str, verdicts: Sequence[tuple[LabelledRun, Mapping[str, float]]], labels: Mapping[str, int]
     ) -> _Judged:
         names = list(labels)
-        names += sorted({cause for _, found in verdicts for cause in found} - labels.keys())
+        names += sorted({cause for _, found in verdicts for cause in found} - labels.keys() - {REST})
         place = {cause: i for i, cause in enumerate(names)}
         numbers = np.zeros((len(verdicts), len(names)))
         for row, (_, found) in zip(numbers, verdicts, strict=True):
             for cause, number in found.items():
-                row[place[cause]] = number
+                if cause != REST:
+                    row[place[cause]] = number
+        rest = np.array([found.get(REST, 0.0) for _, found in verdicts])
         runs = [run for run, _ in verdicts]
         cells = sorted({_cell(run) for run in runs})
         cell = np.array([cells.index(_cell(run)) for run in runs])
         label = np.array([place[run.label] for run in runs])
-        return cls(name, runs, names, len(labels), label, numbers.argmax(1), numbers, cell)
+        return cls(name, runs, names, len(labels), label, numbers.argmax(1), numbers, rest, cell)
 
     @property
     def right(self) -> NDArray[np.bool_]:
@@ -203,7 +207,7 @@ class _Judged:
 
     @property
     def probabilities(self) -> bool:
-        return bool(np.allclose(self.numbers.sum(1), 1, atol=1e-3))
+        return bool(np.allclose(self.numbers.sum(1) + self.rest, 1, atol=1e-3))
 
     @property
     def healthy(self) -> NDArray[np.bool_]:
@@ -351,7 +355,7 @@ def _detected(run: LabelledRun, diagnose: Diagnoser, moments: int) -> float:
     earliest = seen.epochs
     for epoch in epochs:
         verdict = diagnose(replace(run, observations=seen.until(epoch), probe={}))
-        if not verdict or max(verdict, key=lambda cause: verdict[cause]) != run.label:
+        if max(verdict.keys() - {REST}, key=lambda cause: verdict[cause], default="") != run.label:
             break
         earliest = epoch
     return earliest / planned

@@ -13,9 +13,11 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, precision_score, recall_score
 
 from benchmarks.pathologies import __main__ as command
+from benchmarks.pathologies.diagnosers import ours, published
 from benchmarks.pathologies.published import RULES, autotrainer
 from benchmarks.pathologies.score import as_scores, score
 from rheostat.diagnose.base import Observations
+from rheostat.diagnose.diagnosis import CONFIDENT
 from rheostat.diagnose.observations import LabelledRun, write_runs
 from rheostat.types import Config, Status
 
@@ -104,7 +106,7 @@ def test_true_probabilities_are_calibrated_and_boastful_ones_are_not() -> None:
     accuracies = [at.accuracy for at in true.risk_coverage]
     assert accuracies[0] > accuracies[4] > accuracies[-1] == pytest.approx(true.accuracy.value)
     assert true.risk_coverage[-1].balanced_accuracy == pytest.approx(true.balanced_accuracy.value)
-    sure = [max(p.values()) >= 0.5 for p in said.values()]
+    sure = [max(p.values()) >= CONFIDENT for p in said.values()]
     assert true.coverage.value == pytest.approx(np.mean(sure))
     assert true.sure_accuracy.value > true.accuracy.value and true.sure_false_alarms.value < true.false_alarms.value
 
@@ -165,6 +167,30 @@ def test_on_the_way_nothing_is_known_of_later() -> None:
     run = LabelledRun("a", "diverged", seen(10), probe={"x": 1.0})
     score([run], {"it": diagnose}, moments=5)
     assert told == [(10, 1), (8, 0), (6, 0), (4, 0), (2, 0), (0, 0)]
+
+
+def test_our_diagnosis_is_scored_by_what_it_says() -> None:
+    """Rules beside the classifier have their say; counterfactuals count where there are some, and only there."""
+
+    def likely(run: Observations, probe: Mapping[str, float] | None) -> dict[str, float]:
+        return (
+            {"lr_too_low": 0.95, "healthy": 0.05} if probe else {"lr_too_low": 0.4, "healthy": 0.5, "overfitting": 0.1}
+        )
+
+    runs = [
+        labelled("lr_too_low", 0),
+        LabelledRun("b", "lr_too_low", seen(), "other", "cnn", probe={"probe_lr_up": -0.2}),
+    ]
+    alone, probed = score(runs, ours(likely)).scores
+    assert (alone.runs, alone.accuracy.value, alone.top_two.value) == (2, 0.0, 1.0)
+    assert (probed.runs, probed.accuracy.value, probed.coverage.value) == (1, 1.0, 1.0)
+    assert alone.calibration_error.value == pytest.approx(0.5) and probed.calibration_error.value == pytest.approx(0.05)
+
+
+def test_what_is_left_unsaid_is_no_verdict() -> None:
+    (found,) = score([labelled("healthy")], {"it": lambda run: {"": 0.7, "healthy": 0.3}}).scores
+    assert found.accuracy.value == 1.0 and found.calibration_error.value == pytest.approx(0.7)
+    assert published().keys() == RULES.keys()
 
 
 # -- published rules -----------------------------------------------------------------------------------------
@@ -273,10 +299,11 @@ def test_the_command_scores_a_file(tmp_path: Path, capsys: Any, monkeypatch: pyt
     file, out = tmp_path / "runs.jsonl.gz", tmp_path / "out.json"
     write_runs(file, [labelled("healthy", 0, 0), labelled("diverged", 1, 1, DIED)])
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(command, "ours", lambda: ours(lambda run, probe: {"healthy": 1.0}))
     monkeypatch.setattr("sys.argv", ["pathologies", "--runs", str(file), "--json", str(out)])
     command.main()
     printed = capsys.readouterr().out
-    assert all(name.split()[0] in printed for name in RULES) and "2 runs, 2 causes, 2 cells" in printed
+    assert all(name.split()[0] in printed for name in (*RULES, "Rheostat")) and "2 runs, 2 causes, 2 cells" in printed
     found = json.loads(out.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
     by_name = {one["name"]: one for one in found["scores"]}
     assert by_name.keys() >= RULES.keys() and by_name["AutoTrainer"]["balanced_accuracy"]["value"] == 1.0
