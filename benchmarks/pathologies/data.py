@@ -77,5 +77,5 @@ def _shakespeare(folder: Path) -> Data:
     tokens = torch.tensor([known[character] for character in text])
     starts = torch.randperm(len(text) - CONTEXT, generator=torch.Generator().manual_seed(1))[:4000]
     x = torch.stack([tokens[s : s + CONTEXT] for s in starts.tolist()])
-    data = _split("shakespeare", x, tokens[starts + CONTEXT], 1000, 800, tokens=len(known))
+    data = _split("shakespeare", x, tokens[starts + CONTEXT], 1600, 800, tokens=len(known))
     return Data("shakespeare", data.train, data.validation, len(known), len(known))

@@ -33,7 +33,7 @@ from rheostat.train.task import Task
 from rheostat.types import Config, Job, derive_seed
 
 GAIN = 0.05  # that a cure must bring, beside two standard deviations
-LEARNS = 0.85  # of the loss of one who knows the frequencies alone: what a tuned base must come below
+LEARNS = 0.92  # of the loss of one who knows the frequencies alone: what a tuned base must come below
 PROBED = 8  # healthy runs of a base that are forked; all sick ones are
 DOMINANT = 1.5  # times the gain of any other cure
 ROUNDS = 3  # of tuning a base
