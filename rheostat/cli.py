@@ -341,6 +341,23 @@ def show(
 
 
 @app.command()
+def diagnose(
+    study: StudyName,
+    trial: Annotated[int | None, typer.Argument(help="The number of a trial [default: all]")] = None,
+    probe: Annotated[
+        bool,
+        typer.Option("--probe", help="Train it on in other ways for a little, to decide [default: the best trial]"),
+    ] = False,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Why trials went as they did, how sure that is, and what to do."""
+    from rheostat import diagnosing
+
+    diagnosing.show(study, trial, probe, storage, as_json)
+
+
+@app.command()
 def studies(storage: Storage = None, as_json: AsJson = False) -> None:
     """All studies of a storage."""
     from rheostat import commands

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import dropwhile
 from types import MappingProxyType
 from typing import Any, TextIO
 
@@ -181,14 +182,15 @@ def cells(
     scale: tuple[float, float],
     state: Status | None = None,
 ) -> tuple[str, str, str, str, str]:
-    """Number, state, epoch, best value and curve of a trial."""
+    """Number, state, epoch, best value and curve of a trial; a copy's curve begins with what it measured itself."""
     state = state or trial.status
+    values = list(dropwhile(math.isnan, trial.values)) if trial.parent is not None else trial.values
     return (
         str(trial.number),
         f"{MARKS[state]} {state}",
         f"{trial.epochs}/{max_epochs}" if max_epochs else str(trial.epochs),
         number(sign * trial.best) if trial.best < math.inf else "",
-        sparkline([sign * v for v in trial.values], *scale),
+        sparkline([sign * v for v in values], *scale),
     )
 
 
