@@ -247,3 +247,9 @@ def test_the_advice_is_stronger_where_the_rate_is_further_away() -> None:
     assert by_curve == [3, 10, 30, 100]
     hard = PATHOLOGIES["lr_too_high"].remedy(RUNS["lr_too_high"])
     assert hard.times["lr"] < PATHOLOGIES["lr_too_high"].remedy(healthy()).times["lr"] < 1
+
+
+def test_a_clip_is_raised_to_the_usual_norm_of_the_gradient() -> None:
+    tight = sick({"clipped": flat(1.0), "grad_norm": flat(0.8)}, config={"clip_norm": 0.001})
+    assert PATHOLOGIES["clipped_too_hard"].remedy(tight).apply(tight.config).clip_norm == pytest.approx(1.0)
+    assert PATHOLOGIES["clipped_too_hard"].remedy(RUNS["clipped_too_hard"]).times["clip_norm"] == 10

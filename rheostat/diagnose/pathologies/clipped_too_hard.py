@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
-from rheostat.diagnose.shapes import last, measured, middle
+from rheostat.diagnose.shapes import last, measured, middle, ratio
 from rheostat.diagnose.wording import change, multiplied, number, percent, value
 
 MOST = 0.5  # of the updates
+MOST_RAISED = 1e6  # times
 
 
 def detect(run: Observations) -> Sequence[Symptom]:
@@ -35,8 +37,11 @@ def detect(run: Observations) -> Sequence[Symptom]:
 
 
 def remedy(run: Observations) -> Action:
-    text = f"Raise clip_norm 10 times{multiplied(run, 'clip_norm', 10)}, so that clipping cuts outliers only."
-    return change(run, text, times={"clip_norm": 10})
+    _, norms = measured(run.curve("grad_norm"))
+    share = ratio(middle(norms), value(run, "clip_norm")) if len(norms) else math.nan
+    by = 10.0 ** math.ceil(math.log10(share)) if 10 < share < MOST_RAISED else 10.0
+    text = f"Raise clip_norm {number(by)} times{multiplied(run, 'clip_norm', by)}, so that it cuts outliers only."
+    return change(run, text, times={"clip_norm": by})
 
 
 PATHOLOGY = Pathology(
