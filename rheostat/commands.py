@@ -7,11 +7,13 @@ import time
 import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rheostat.analysis.advice import Advice, advise
+from rheostat.analysis.advice import advise
+from rheostat.analysis.importance import Importances, importance
+from rheostat.analysis.rules.base import Advice
 from rheostat.confirming import Confirmation
 from rheostat.confirming import confirm as confirm_best
 from rheostat.errors import RheostatError, SpaceError, StudyError, unknown
@@ -213,7 +215,12 @@ def _advice(study: Study, trials: Sequence[TrialResult], validation_size: int | 
     epochs = study.record.settings.get("epochs")
     # Others do not show what is good.
     records = [record for record in _records(trials, study) if record.keeps_limits and not record.arm]
-    return advise(study.space, records, epochs, study.metric, sign, validation_size)
+    forecast = None if study.goals else study.outlook()
+    return advise(study.space, records, epochs, study.metric, sign, validation_size, forecast)
+
+
+def _importance(study: Study, trials: Sequence[TrialResult]) -> Importances | None:
+    return importance(study.space, [record for record in _records(trials, study) if not record.arm])
 
 
 def _records(trials: Sequence[TrialResult], study: Study) -> list[TrialRecord]:
@@ -251,6 +258,7 @@ def list_trials(study: Study, as_json: bool) -> None:
 def show_study(study: Study, as_json: bool) -> None:
     trials = study.trials
     counts = Counter(str(trial.status) for trial in trials)
+    matters = _importance(study, trials)
     if as_json:
         record = study.record
         text.print_json(
@@ -270,6 +278,7 @@ def show_study(study: Study, as_json: bool) -> None:
                 },
                 **_goals_json(study),
                 "trials": dict(counts),
+                "importance": None if matters is None else asdict(matters),
                 "events": [
                     {"time": at, "kind": notice.kind, "trial": notice.trial, "message": notice.message}
                     for at, notice in study.records.events(record)
@@ -283,7 +292,10 @@ def show_study(study: Study, as_json: bool) -> None:
     for limit in study.goals.limits:
         print(f"  {'limit':<16} {limit}")
     for name, part in study.space.describe().items():
-        print(f"  {name:<16} {text.part(part)}")
+        share = "" if matters is None or name not in study.space else f"explains {matters[name]}"
+        print(f"  {name:<16} {text.part(part):<{32 if share else 0}} {share}".rstrip())
+    if matters is not None:
+        text.show(f"  {'(explains)':<16} {matters}")
     for at, notice in study.records.events(study.record)[-10:]:
         print(f"  {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(at))}  {notice.kind}: {notice.message}")
     if trials:

@@ -75,6 +75,7 @@ def test_tune_ends_standard_output_with_the_line_of_the_contract(run: Run, folde
         "target",
         "environment",
         "trials",
+        "importance",
         "events",
     } == set(study)
     (row,) = json.loads(run("studies", "--json")[1])

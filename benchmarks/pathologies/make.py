@@ -34,7 +34,7 @@ from rheostat.types import Config, Job, derive_seed
 
 GAIN = 0.05  # that a cure must bring, beside two standard deviations
 LEARNS = 0.92  # of the loss of one who knows the frequencies alone: what a tuned base must come below
-PROBED = 8  # healthy runs of a base that are forked; all sick ones are
+PROBED = 5  # healthy runs of a base that are forked; of the sick ones all but the second draw of each plant
 DOMINANT = 1.5  # times the gain of any other cure
 ROUNDS = 3  # of tuning a base
 SEEDS = 4
@@ -157,6 +157,7 @@ class Labelled:
     task: Task
     oracle: float
     spoil: Spoil = Spoil()
+    forked: bool = True
 
 
 @dataclass
@@ -311,19 +312,21 @@ def plant(
     bench: Bench, config: Config, level: float, sick: float, rng: random.Random, labelled: list[Labelled]
 ) -> None:
     """Faults, one at a time, where they make the base worse."""
-    by_data: dict[Spoil, list[tuple[str, Config]]] = {}
-    for name, spoilt, spoil in plants(config, bench.data, bench.architecture, rng):
-        by_data.setdefault(spoil, []).append((name, spoilt))
+    by_data: dict[Spoil, list[tuple[str, Config, int]]] = {}
+    for draw in range(2):
+        for name, spoilt, spoil in plants(config, bench.data, bench.architecture, rng):
+            by_data.setdefault(spoil, []).append((name, spoilt, 3 + draw))
     for spoil, entries in by_data.items():
         task = bench.task(spoil)
-        for (name, _), run in zip(entries, bench.run(task, [c for _, c in entries], [3] * len(entries)), strict=True):
+        runs = bench.run(task, [spoilt for _, spoilt, _ in entries], [seed for _, _, seed in entries])
+        for (name, _, seed), run in zip(entries, runs, strict=True):
             if logs([run])[0] <= sick:
                 continue
             if name == "too_short":  # unless a higher rate would do as well
                 faster = bench.run(task, [with_(run.job.config, lr=3 * run.job.config.lr)], [3])
                 if logs(faster)[0] < logs([run])[0] - 0.7 * (logs([run])[0] - sick):
                     continue
-            labelled.append(Labelled(name, run, task, level, spoil))
+            labelled.append(Labelled(name, run, task, level, spoil, forked=seed == 3))
     spoil = Spoil("few", max(rng.choice([0.08, 0.15]), 40 / len(bench.data.train[1])))
     task = bench.task(spoil)
     wide = with_(config, units=2 * config.units, dropout=0.0, batch_size=min(config.batch_size, 16))
@@ -340,7 +343,7 @@ def forked(bench: Bench, labelled: Sequence[Labelled]) -> list[Mapping[str, floa
     healthy = [place for place, entry in enumerate(labelled) if entry.name == "healthy"]
     passed_over = set(healthy) - set(healthy[:: max(len(healthy) // PROBED, 1)])
     for place, entry in enumerate(labelled):
-        if entry.run.end is not None and place not in passed_over:
+        if entry.run.end is not None and entry.forked and place not in passed_over:
             by_task.setdefault(id(entry.task), []).append(place)
     found: dict[int, Mapping[str, float]] = {}
     for places in by_task.values():

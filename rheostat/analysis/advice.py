@@ -7,12 +7,16 @@ training) and of our own catalogue (docs/advice.md), with tests against false al
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 
-from rheostat.analysis.rules.base import Advice, Evidence
+from rheostat.analysis.rules.base import Advice, Evidence, Forecast
+from rheostat.analysis.rules.effort import going_on
 from rheostat.analysis.rules.failures import few_trials, infeasible
-from rheostat.analysis.rules.length import too_short, wasted
-from rheostat.analysis.rules.noise import ties
-from rheostat.analysis.rules.ranges import range_edges
+from rheostat.analysis.rules.length import short_runs_mislead, too_short, wasted
+from rheostat.analysis.rules.noise import seed_noise, ties
+from rheostat.analysis.rules.ranges import log_scale, range_edges
+from rheostat.analysis.rules.relevance import irrelevant
+from rheostat.analysis.rules.stability import infeasible_beyond, unstable_optimum
 from rheostat.space import Space
 from rheostat.types import TrialRecord
 
@@ -21,10 +25,17 @@ MOST = 5  # pieces of advice
 RULES: Sequence[Callable[[Evidence], list[Advice]]] = (  # the gravest first
     infeasible,
     few_trials,
+    log_scale,
     range_edges,
+    infeasible_beyond,
+    unstable_optimum,
+    short_runs_mislead,
     too_short,
     wasted,
     ties,
+    seed_noise,
+    irrelevant,
+    going_on,
 )
 
 
@@ -35,8 +46,8 @@ def advise(
     metric: str,
     sign: int,
     validation_size: int | None,
+    forecast: Forecast | None = None,
 ) -> list[Advice]:
     """At most five pieces of advice, the most important first; the arguments are those of `Evidence`."""
-    seen = Evidence(space, trials, max_epochs, metric, sign, validation_size)
-    found = (advice for rule in RULES for advice in rule(seen))
-    return [advice for advice, _ in zip(found, range(MOST), strict=False)]
+    seen = Evidence(space, trials, max_epochs, metric, sign, validation_size, forecast)
+    return list(islice((advice for rule in RULES for advice in rule(seen)), MOST))

@@ -56,6 +56,13 @@ class Importance:
     most: float
     p_value: float
 
+    def __str__(self) -> str:
+        """
+        >>> str(Importance("lr", 0.42, 0.3, 0.55, 0.5, 0.6, 0.001))
+        '42 % (30 to 55)'
+        """
+        return f"{100 * self.share:.0f} % ({100 * self.low:.0f} to {100 * self.high:.0f})"
+
 
 @dataclass(frozen=True)
 class Importances:
@@ -68,20 +75,27 @@ class Importances:
     warning: str = ""  # where trials are not spread evenly, as a search leaves them
     method: str = METHOD
 
+    def __str__(self) -> str:
+        """What its shares are of, in a line."""
+        words = f"of the differences between {self.trials} trials, alone; {self.unexplained:.0%} is noise"
+        return words + (f"; {self.warning}" if self.warning else "") + f" ({self.method})"
+
     def __getitem__(self, name: str) -> Importance:
         return next(one for one in self.each if one.hyperparameter == name)
 
 
-def importance(space: Space, trials: Sequence[TrialRecord]) -> Importances | None:
+def importance(space: Space, trials: Sequence[TrialRecord], among: float = 1.0) -> Importances | None:
     """The importance of every hyperparameter of the space; None with too few trials to fit even straight lines.
 
-    Trials outside the space are left out. Takes 0.1 s for 1,000 trials of ten hyperparameters.
+    With `among` below 1, it is that for telling the best share of the trials apart: all others count as equally bad
+    (Hutter et al. 2014, section 5, cap values likewise). Trials outside the space are left out. Takes 0.1 s for 1,000 trials of ten hyperparameters.
     """
     usable, points = _inside(space, trials)
     groups = _groups(space, len(usable))
     if groups is None:
         return None
     scores = share_beaten(usable)
+    scores = np.maximum(scores, np.quantile(scores, 1 - among))
     if np.ptp(scores) == 0:
         return None
     even = _evenly(space)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from rheostat.space import Space
 from rheostat.types import Status, TrialRecord
@@ -30,6 +30,26 @@ class Advice:
     suggestion: Mapping[str, Any] | None = None
 
 
+class Forecast(Protocol):
+    """What `epochs` more would gain, in units of the metric (schedule/outlook.py makes one)."""
+
+    @property
+    def epochs(self) -> int: ...
+
+    @property
+    def expected(self) -> float: ...
+
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
+
+    def chance(self, gain: float) -> float:
+        """The probability to gain more than this."""
+        ...
+
+
 @dataclass(frozen=True)
 class Evidence:
     """A study as the rules see it.
@@ -44,6 +64,7 @@ class Evidence:
     metric: str
     sign: int = 1
     validation_size: int | None = None
+    forecast: Forecast | None = None
 
     @cached_property
     def best(self) -> list[TrialRecord]:

@@ -12,9 +12,10 @@ from rheostat import hyperparameters
 from rheostat.analysis.ranking import share_beaten
 from rheostat.analysis.rules.base import FEW_TRIALS, SIGNIFICANCE, Advice, Evidence
 from rheostat.errors import SpaceError
-from rheostat.space import Float, Int
+from rheostat.space import Float, Hyperparameter, Int
 from rheostat.types import TrialRecord
 
+DECADES, LOWEST = 100, 0.1  # a range from 1 to 100 or more, and the part of it that is hardly sampled
 # How far a range may be widened where nature or sense sets a limit; no range is widened past zero.
 LIMITS = {
     "momentum": 0.999,
@@ -32,6 +33,45 @@ LIMITS = {
     "validation_fraction": 0.5,
     "train_fraction": 1.0,
 }
+
+
+def log_scale(seen: Evidence) -> list[Advice]:
+    """A linear range of two decades or more, of which only the lowest part matters.
+
+    On a linear scale nine in ten trials lie in the highest decade. Where the best trial and most of the top lie in the
+    lowest tenth, and those in it beat the rest (Mann-Whitney, 5 % shared by such ranges), a logarithmic scale would
+    spread trials over what makes a difference.
+    """
+    from scipy import stats
+
+    ranges = {name: part for name, part in seen.space.tuned.items() if _wants_log(part)}
+    if not seen.top or len(seen.usable) < FEW_TRIALS:
+        return []
+    scores = dict(zip((t.number for t in seen.usable), share_beaten(seen.usable), strict=True))
+    advice = []
+    for name, part in ranges.items():
+        assert isinstance(part, Float | Int)
+
+        def low(trial: TrialRecord, name: str = name, part: Float | Int = part) -> bool:
+            return name in trial.config and (trial.config[name] - part.low) <= LOWEST * (part.high - part.low)
+
+        active = [t for t in seen.usable if name in t.config]
+        inside = np.array([low(t) for t in active], dtype=np.bool_)
+        score = np.array([scores[t.number] for t in active])
+        if inside.all() or not inside.any() or not low(seen.top[0]) or 2 * sum(map(low, seen.top)) <= len(seen.top):
+            continue
+        p = float(stats.mannwhitneyu(score[inside], score[~inside], alternative="greater").pvalue)
+        if p < SIGNIFICANCE / len(ranges):
+            text = (
+                f"{name} runs evenly from {part.low:.4g} to {part.high:.4g}, but the best results lie in its lowest "
+                f"tenth (the best trial has {seen.top[0].config[name]:.4g}): search it on a log scale."
+            )
+            advice.append(Advice("log scale", text, name, {name: {"low": part.low, "high": part.high, "log": True}}))
+    return advice
+
+
+def _wants_log(part: Hyperparameter) -> bool:
+    return isinstance(part, Float | Int) and not part.log and 0 < DECADES * part.low <= part.high
 
 
 def range_edges(seen: Evidence) -> list[Advice]:
@@ -54,6 +94,8 @@ def range_edges(seen: Evidence) -> list[Advice]:
         unit = np.array([part.encode(t.config[name]) for t in active])
         score = np.array([scores[t.number] for t in active])
         for upper in (False, True):
+            if not upper and _wants_log(part):
+                continue  # of such a range the lower end is hardly sampled: see `log_scale`
             widened = _widened(name, part, upper)
             if widened is not None and _near_edge(name, part, upper, top):
                 p = _edge_p_value(unit if upper else 1 - unit, score)
