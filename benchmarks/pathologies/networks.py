@@ -94,7 +94,7 @@ class CNN(Network):
         wide = [EMBEDDING if self.flat else 1, *[config.units] * config.layers]
         self.hidden = nn.ModuleList(kind(a, b, 3, padding=1) for a, b in pairwise(wide))
         self.activation = ACTIVATIONS[config.activation]()
-        self.output = nn.Linear(wide[-1] * 4 ** (not self.flat), data.classes)
+        self.output = nn.Linear(wide[-1] * (self.steps if self.flat else 4), data.classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.read(x)
@@ -103,8 +103,8 @@ class CNN(Network):
             x = self.activation(layer(x))
             if not self.flat and x.shape[-1] > 4:
                 x = F.max_pool2d(x, 2)
-        x = x.amax(2) if self.flat else F.adaptive_avg_pool2d(x, 2).flatten(1)
-        return self.output(self.drop(x))
+        x = x if self.flat else F.adaptive_avg_pool2d(x, 2)
+        return self.output(self.drop(x.flatten(1)))
 
     def before_activation(self) -> list[nn.Linear | nn.Conv1d | nn.Conv2d]:
         return list(self.hidden)

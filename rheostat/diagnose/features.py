@@ -138,7 +138,7 @@ def _inside(run: Observations) -> dict[str, float]:
     last_updates = [shapes.last(c) for c in run.layers.get("update_ratio", {}).values()]
     middle = float(np.median(updates)) if updates else math.nan
     norms = run.curve("grad_norm")
-    clip = run.config.get("clip_norm")
+    clip = dict(run.config).get("clip_norm")
     return found | {
         "inside_gradient_spread": _log(gradients[0], gradients[-1]) if gradients else math.nan,
         "inside_gradient_spread_last": _log(last_gradients[0], last_gradients[-1]) if last_gradients else math.nan,
@@ -156,7 +156,7 @@ def _inside(run: Observations) -> dict[str, float]:
 
 
 def _config(run: Observations) -> dict[str, float]:
-    config = run.config
+    config = dict(run.config)  # a Config would look for the name that was meant, which takes its time
     optimizer = str(config.get("optimizer", ""))
     if optimizer == "sgd" and config.get("momentum"):
         optimizer = "momentum"
@@ -182,7 +182,7 @@ def _log(value: float, other: float) -> float:
     """The logarithm of a ratio, at most 12 to either side; NaN where one of them is no positive number."""
     if math.isnan(value) or not 0 < other < math.inf or value < 0:
         return math.nan
-    return float(np.clip(math.log(max(value, 1e-30) / other), -12, 12)) if value < math.inf else 12.0
+    return min(max(math.log(max(value, 1e-30) / other), -12.0), 12.0) if value < math.inf else 12.0
 
 
 def _any(curve: Curve) -> bool:
