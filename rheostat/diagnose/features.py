@@ -86,7 +86,7 @@ def _losses(run: Observations) -> dict[str, float]:
 
 
 def _scores(run: Observations) -> dict[str, float]:
-    """Of the share of errors, relative to that of guessing where the number of classes is known."""
+    """Of classes and inputs. Shares of errors are relative to that of guessing."""
     classes = run.facts.get("classes", math.nan)
     chance = 1 - 1 / classes if classes > 1 else math.nan
     error, probe = run.curve("val_error"), run.curve("probe_error")
@@ -100,6 +100,11 @@ def _scores(run: Observations) -> dict[str, float]:
         "probe_error": shapes.ratio(shapes.last(probe), chance),
         "error_gap": shapes.ratio(shapes.last(error) - shapes.last(probe), chance),
         "predicted": shapes.ratio(shapes.last(run.curve("probe_predicted")), classes),
+        "confidence": shapes.last(run.curve("probe_confidence")),
+        "wrong_confidence": shapes.last(run.curve("probe_wrong_confidence")),
+        "sums_to_one": shapes.first(run.curve("probe_sums_to_one")),
+        "batch_classes": shapes.first(run.curve("batch_classes")),
+        **{name: run.facts.get(name, math.nan) for name in ("input_scale", "input_spread", "input_offset")},
     }
 
 

@@ -16,7 +16,16 @@ from rheostat.diagnose.base import Curve, Observations
 from rheostat.errors import DataError
 from rheostat.types import Config, Report, Status
 
-FACTS = ("classes", "prior_loss", "examples", "validation_examples", "steps_per_epoch")
+FACTS = (
+    "classes",
+    "prior_loss",
+    "examples",
+    "validation_examples",
+    "steps_per_epoch",
+    "input_scale",
+    "input_spread",
+    "input_offset",
+)
 DIGITS = 5  # of the numbers in a file
 
 

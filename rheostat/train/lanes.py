@@ -110,7 +110,7 @@ class Lanes:
             losses, gradients = self.backward(batch)
             for lane, training in enumerate(self.trainings):
                 if results[lane] is None:
-                    results[lane] = self._advance(lane, training, losses[lane], gradients, len(batch[-1][lane]))
+                    results[lane] = self._advance(lane, training, losses[lane], gradients, batch[-1][lane])
             if all(result is not None for result in results):
                 break
         outputs = self._judge_together([lane for lane, result in enumerate(results) if result is None])
@@ -120,14 +120,14 @@ class Lanes:
         return [result for result in results if result is not None]
 
     def _advance(
-        self, lane: int, training: Training, loss: float, gradients: list[tuple[Tensor, ...] | None], examples: int
+        self, lane: int, training: Training, loss: float, gradients: list[tuple[Tensor, ...] | None], targets: Tensor
     ) -> list[Report] | Exception | None:
         """The update of a lane; its result where the epoch is over for it."""
         training.set_rate()
         for parameter, slices in zip(self.lane_parameters[lane], gradients, strict=True):
             parameter.grad = slices[lane] if slices is not None else None
         try:
-            if training.update(loss, examples):
+            if training.update(loss, targets):
                 return None
         except Exception as error:  # of a hook or metric of the user; it concerns this lane alone
             return error

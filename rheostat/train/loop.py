@@ -90,7 +90,7 @@ class Training:
             for batch in self.batches.epoch(self.run.epoch):
                 self.set_rate()
                 loss = self.backward(batch)
-                if not self.update(loss, self.task.weight(batch[-1])):
+                if not self.update(loss, batch[-1]):
                     break
             return self.end_epoch()
 
@@ -109,10 +109,13 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group.get("lr_scale", 1.0)  # checkpoints of before there were groups
 
-    def update(self, loss: Tensor | float, examples: int) -> bool:
-        """One update from the gradients of a batch with this mean loss; whether the epoch goes on."""
+    def update(self, loss: Tensor | float, targets: Tensor) -> bool:
+        """One update from the gradients of a batch with these targets and mean loss; whether the epoch goes on."""
         run, epoch = self.run, self._epoch
+        examples = self.task.weight(targets)
         last = epoch.updates == self.batches.steps_per_epoch - 1
+        if run.step in (0, *FIRST_STEPS):
+            self.vitals.see_targets(targets)
         if run.step == 0:  # the untrained network
             facts = {**self.vitals.facts(), "steps_per_epoch": float(self.batches.steps_per_epoch)}
             self._report({"train_loss": float(loss), **facts}, epoch_end=False)

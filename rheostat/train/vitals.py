@@ -1,11 +1,18 @@
 """What every trial lets us observe at next to no cost: losses within an epoch, and now and then a look inside.
 
+With the untrained network: facts of the task (`Vitals.facts`).
+
 After every epoch: `batch_loss_max`, `batch_loss_sd` and `batch_loss_autocorrelation` (lag 1) of the losses of its
-batches. After the epochs 1, 2, 3, 4, 6, 8, 12, 16, 24 ... and the last, from the update that ended it and one pass of
-a few fixed training examples in evaluation mode: `probe_loss` and `probe_` before the name of each metric;
-`probe_predicted`, how many classes it predicts for them; and of each layer `update_ratio/LAYER`, ||change|| /
-||parameters|| of that update, `gradient_norm/LAYER`, unclipped, `dead/LAYER`, the share of rectified units that are
-zero on all of them, and `saturated/LAYER`, that of tanh and sigmoid units beyond 0.95 of their range.
+batches; after the first also `batch_classes`, the mean entropy of the classes in some batches as a share of that in
+the data.
+
+After the epochs 1, 2, 3, 4, 6, 8, 12, 16, 24 ... and the last, from the update that ended it and one pass of a few
+fixed training examples in evaluation mode: `probe_loss` and `probe_` before the name of each metric; of classes,
+`probe_predicted`, how many it predicts for them, `probe_confidence` and `probe_wrong_confidence`, how probable it finds
+its predictions, all and wrong ones, and `probe_sums_to_one`, the share of its outputs that are probabilities already.
+Of each layer: `update_ratio/LAYER`, ||change|| / ||parameters|| of that update, `gradient_norm/LAYER`, unclipped,
+`dead/LAYER`, the share of rectified units that are zero on all of those examples, and `saturated/LAYER`, that of tanh
+and sigmoid units beyond 0.95 of their range.
 
 Training is the same with and without it, bit for bit. What it costs: benchmarks/vitals.py.
 """
@@ -31,7 +38,7 @@ from rheostat.train.units import SATURATED
 
 PROBE = 128  # training examples
 FIRST_STEPS = (1, 2, 4, 8)  # whose batch losses are reported beside that of the untrained network
-AT_ONCE = 100_000  # elements of targets that are looked at for the facts; more would take time
+AT_ONCE, ROWS, COLUMNS = 100_000, 1000, 10_000  # targets, and rows and features of inputs, that facts are made of
 
 
 def observed(epoch: int, last: int) -> bool:
@@ -88,22 +95,34 @@ class Vitals:
         self._layers = Layers(model)
         self._losses: list[float] = []
         self._inside: dict[str, float] = {}
+        self._entropies: list[float] = []
 
     def facts(self) -> dict[str, float]:
-        """Numbers of the task that do not change."""
+        """Numbers of the task that do not change.
+
+        `prior_loss` is the entropy of the classes (nats). Of numbers as inputs: `input_scale`, the decimal logarithm of
+        the median deviation of a feature, `input_spread`, that of the ratio of the largest decile to the smallest,
+        and `input_offset`, the largest mean in deviations.
+        """
         task = self._task
-        found = {"validation_examples": float(_examples(task.validation)), "examples": float(_examples(task.train))}
-        if task.loss in ("cross_entropy", "tokens") and isinstance(task.train, tuple):
-            counts = torch.bincount(task.train[-1].flatten()[:AT_ONCE]).double()
-            shares = counts[counts > 0] / counts.sum()
-            found["classes"] = float(len(shares))
-            found["prior_loss"] = float(-(shares * shares.log()).sum())
-        return {name: value for name, value in found.items() if value}
+        sizes = {"examples": _examples(task.train), "validation_examples": _examples(task.validation)}
+        found = {name: float(size) for name, size in sizes.items() if size}
+        if isinstance(task.train, tuple):
+            if task.loss in ("cross_entropy", "tokens"):
+                counts = torch.bincount(task.train[-1].flatten()[:AT_ONCE])
+                found |= {"classes": float((counts > 0).sum()), "prior_loss": _entropy(counts)}
+            found |= _of_inputs(task.train[0])
+        return found
 
     # -- an epoch --------------------------------------------------------------------------------------------
 
     def begin_epoch(self) -> None:
-        self._losses, self._inside = [], {}
+        self._losses, self._inside, self._entropies = [], {}, []
+
+    def see_targets(self, targets: Tensor) -> None:
+        """Those of one of the first batches."""
+        if self._task.loss == "cross_entropy" and not targets.is_floating_point():
+            self._entropies.append(_entropy(torch.bincount(targets.flatten())))
 
     def before_step(self) -> None:
         """Look at the coming update."""
@@ -116,6 +135,9 @@ class Vitals:
     def end_epoch(self, look: bool) -> dict[str, float]:
         """What the epoch showed; with `look`, also what the network makes of the fixed examples."""
         found = of_batches(self._losses)
+        if self._entropies and isinstance(self._task.train, tuple):
+            whole = _entropy(torch.bincount(self._task.train[-1].flatten()[:AT_ONCE]))
+            found["batch_classes"] = statistics.fmean(self._entropies) / whole if whole else math.nan
         if look:
             found |= self._inside | self._look()
         return {name: value for name, value in found.items() if not math.isnan(value)}
@@ -131,15 +153,49 @@ class Vitals:
             for *inputs, target in chunks(data, PROBE):
                 pairs.append((self._model(*(x.to(self._device) for x in inputs)), target.to(self._device)))
         found = {f"probe_{name}": value for name, value in judge(self._task, pairs).items()}
-        output = pairs[0][0]
-        if self._task.loss == "cross_entropy" and isinstance(output, Tensor) and output.dim() == 2:
-            found["probe_predicted"] = float(len(torch.cat([o for o, _ in pairs]).argmax(1).unique()))
+        if self._task.loss == "cross_entropy" and pairs[0][0].dim() == 2:
+            outputs, targets = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+            found |= _of_classes(outputs, targets)
         return found | watch.found()
 
 
 def _examples(data: Any) -> int:
     """How many, where the data are in memory."""
     return len(data[0]) if isinstance(data, tuple) else 0
+
+
+def _entropy(counts: Tensor) -> float:
+    """Of shares in proportion to these counts, in nats."""
+    shares = counts[counts > 0].double()
+    shares = shares / shares.sum()
+    return float(-(shares * shares.log()).sum())
+
+
+def _of_inputs(inputs: Tensor) -> dict[str, float]:
+    """Of numbers (N, ...); features that do not vary are passed over."""
+    if not inputs.is_floating_point() or inputs.dim() < 2:
+        return {}
+    rows = inputs[:ROWS].flatten(1)[:, :COLUMNS].double()
+    deviations, means = rows.std(0), rows.mean(0).abs()
+    varying = deviations > 1e-9 * deviations.max().clamp_min(1e-300)
+    if len(rows) < 2 or not bool(varying.any()):
+        return {}
+    deviations, means = deviations[varying], means[varying]
+    low, middle, high = torch.quantile(deviations, torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)).log10().tolist()
+    return {"input_scale": middle, "input_spread": high - low, "input_offset": float((means / deviations).max())}
+
+
+def _of_classes(outputs: Tensor, targets: Tensor) -> dict[str, float]:
+    """Of scores (N, C) and classes (N,)."""
+    confidence, predicted = outputs.softmax(1).max(1)
+    wrong = predicted != targets
+    sums = ((outputs.sum(1) - 1).abs() < 1e-3) & (outputs >= 0).all(1)
+    return {
+        "probe_predicted": float(len(predicted.unique())),
+        "probe_confidence": float(confidence.mean()),
+        "probe_wrong_confidence": float(confidence[wrong].mean()) if bool(wrong.any()) else math.nan,
+        "probe_sums_to_one": float(sums.float().mean()),
+    }
 
 
 def of_batches(losses: Sequence[float]) -> dict[str, float]:

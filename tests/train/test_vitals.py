@@ -170,3 +170,34 @@ def test_numbersof_batches_are_finite_or_absent(losses: list[float]) -> None:
     assert all(math.isfinite(value) for value in found.values())
     if "batch_loss_autocorrelation" in found:
         assert -1.0001 <= found["batch_loss_autocorrelation"] <= 1.0001
+
+
+def test_what_the_data_and_the_outputs_are_like() -> None:
+    """Features in units of their own, batches of one class, probabilities for scores: all are seen at once."""
+    y = torch.arange(3).repeat_interleave(50)
+    x = torch.randn(150, 6, generator=torch.Generator().manual_seed(0)) * 10.0 ** torch.arange(6) + 10.0
+
+    class Sure(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.linear(x).softmax(1)  # type: ignore[no-any-return]
+
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=25)  # in order
+    whole = Task(lambda config: Sure(), (x, y), (x, y), device="cpu")
+    training = Training(whole, Job(0, Config(lr=1e-3, batch_size=25, optimizer="sgd"), 0, 1, 1))
+    training.batches.epoch = lambda epoch: iter(loader)  # type: ignore[method-assign, assignment, return-value]
+    initial, *_, end = training.train_epoch()
+    sd = x.std(0).log10()
+    assert initial.metrics["input_scale"] == pytest.approx(
+        float(sd.median(0).values + sd.sort().values[3]) / 2, abs=0.3
+    )
+    assert initial.metrics["input_spread"] == pytest.approx(4.0, abs=0.3)
+    assert initial.metrics["input_offset"] == pytest.approx(float((x.mean(0).abs() / x.std(0)).max()), rel=1e-4)
+    assert end.metrics["batch_classes"] == 0  # one class in each batch
+    assert end.metrics["probe_sums_to_one"] == 1
+    shuffled = trained(1)[1][-1].metrics
+    assert shuffled["batch_classes"] > 0.8 and shuffled["probe_sums_to_one"] == 0
+    assert 0 < shuffled["probe_wrong_confidence"] < 1
