@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
-from rheostat.diagnose.shapes import lowest, measured, onset, together
+from rheostat.diagnose.shapes import first, lowest, measured, onset, together
 from rheostat.diagnose.wording import number, percent
 
 NEAR = (0.97, 1.06)  # the loss over what it would be
@@ -25,10 +25,13 @@ def floor(classes: float) -> float:
 
 
 def detect(run: Observations) -> Sequence[Symptom]:
-    """The validation loss is, at the last two epochs, from 3% below to 6% above ln(e + C - 1) - 1 plus the error: what
-    a sure network of C classes pays where the softmax is applied twice. The error is below three quarters of that of
-    guessing, and the training loss never below ln(e + C - 1) - 1.
+    """All outputs of the network are probabilities already; or the validation loss is, at the last two epochs, from
+    3% below to 6% above ln(e + C - 1) - 1 plus the error: what a sure network of C classes pays where the softmax is
+    applied twice. The error is then below three quarters of that of guessing, and the training loss never below
+    ln(e + C - 1) - 1.
     """
+    if first(run.curve("probe_sums_to_one")) == 1:
+        return [Symptom("The outputs lie between 0 and 1 and sum to 1: they are probabilities, where scores are due.")]
     classes = run.facts.get("classes", math.nan)
     if not classes >= 2:
         return []

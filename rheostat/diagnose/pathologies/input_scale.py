@@ -9,17 +9,25 @@ from rheostat.diagnose.pathologies.bad_initialisation import guessing
 from rheostat.diagnose.shapes import ratio, typical, untrained_loss
 from rheostat.diagnose.wording import change, number, percent, times
 
+FAR = 30.0  # of the typical deviation of an input, from 1
+CENTRED = 10.0  # the mean of an input, in deviations
 OFF = 1.5  # loss of the untrained network over that of guessing
 SATURATED = 0.9  # of the first layer's tanh or sigmoid activations
 LARGE = 10.0  # the first layer's gradient over the median of the others
 
 
 def detect(run: Observations) -> Sequence[Symptom]:
-    """The first layer's gradient, which grows with the inputs, is over ten times the median of the other layers'; or
+    """A feature's mean is over ten times its deviation, or the typical deviation is not within a factor of 30 of 1; the
+    first layer's gradient, which grows with the inputs, is over ten times the median of the other layers'; or
     the untrained network's loss is over 1.5 times that of guessing; or over 90% of the first layer's activations are
     saturated after the first epoch, and under half of the next one's.
     """
     found = []
+    size, offset = 10.0 ** run.facts.get("input_scale", 0.0), run.facts.get("input_offset", 0.0)
+    if not 1 / FAR < size < FAR:
+        found.append(Symptom(f"The typical input varies by {number(size)}; the initial weights expect about 1."))
+    if offset > CENTRED:
+        found.append(Symptom(f"The mean of an input is {times(offset)} its standard deviation."))
     start, guess = untrained_loss(run), guessing(run)
     if guess > 0 and start > OFF * guess:
         found.append(Symptom(f"The untrained network's loss is {number(start)}, where guessing costs {number(guess)}."))

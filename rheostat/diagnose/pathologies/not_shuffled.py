@@ -5,16 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
-from rheostat.diagnose.shapes import measured, middle, ratio, together
+from rheostat.diagnose.shapes import first, measured, middle, ratio, together
 from rheostat.diagnose.wording import number, percent
 
+MIXED = 0.5  # entropy of the classes in a batch, as a share of that in the data
 ALIKE = 0.4  # correlation of the losses of neighbouring batches
 
 
 def detect(run: Observations) -> Sequence[Symptom]:
-    """After the first quarter of the epochs, in which the loss falls within an epoch anyway, the losses of
-    neighbouring batches are correlated by over 0.4 in the median.
+    """The first batches hold less than half of the entropy of all classes; or, after the first quarter of the epochs,
+    in which the loss falls within an epoch anyway, the losses of neighbouring batches are correlated by over 0.4 in
+    the median.
     """
+    share = first(run.curve("batch_classes"))
+    direct = (
+        [Symptom(f"Batches hold few classes: {percent(share)} of the entropy of all data.")] if share < MIXED else []
+    )
+    return [*direct, *_saw_tooth(run)]
+
+
+def _saw_tooth(run: Observations) -> list[Symptom]:
     epochs, values = measured(run.curve("batch_loss_autocorrelation"))
     later = values[epochs > 0.25 * len(run.curve("batch_loss_autocorrelation"))]
     if len(values) < 3 or not len(later) or not (alike := middle(later)) > ALIKE:
