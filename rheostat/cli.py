@@ -77,6 +77,9 @@ def tune(
         bool, typer.Option("--confirm", help="Then train the best again with other seeds: was it luck?")
     ] = False,
     confirm_share: Annotated[float, typer.Option(help="How much that may take, of the epochs of the study.")] = 0.25,
+    diagnose: Annotated[
+        float | None, typer.Option(help="Spend up to this share of the epochs on finding out what would be better: 0.1")
+    ] = None,
     also: Annotated[
         list[str] | None, typer.Option(help="Another objective: parameters, or examples_per_second=maximize")
     ] = None,
@@ -120,6 +123,7 @@ def tune(
         min_gain=min_gain,
         widen=widen,
         confirm=confirm_share if confirm else None,
+        diagnose=diagnose,
         also=None if also is None else dict(commands.objective(words) for words in also),
         limits=limit,
         earlier=earlier or (),

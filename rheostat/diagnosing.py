@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any
 from rheostat.analysis.advice import advise
 from rheostat.analysis.rules.base import Advice
 from rheostat.diagnose.base import Diagnosis, Observations
+from rheostat.diagnose.catalogue import PATHOLOGIES
 from rheostat.diagnose.classifier import probabilities_of
 from rheostat.diagnose.diagnosis import diagnose
 from rheostat.diagnose.observations import from_reports
-from rheostat.errors import StudyError
+from rheostat.errors import SettingError, SpaceError, StudyError
 from rheostat.probe.counterfactual import FORKS, effects
 from rheostat.records.store import Records, StudyRecord, TrialRow, existing
-from rheostat.results import TrialResult, best_of, record_of, results
+from rheostat.results import TrialResult, best_of, eligible, objectives, record_of, results
 from rheostat.show import text
 from rheostat.show.diagnosis import FAILED, answer, commonest, counts_table, describe, words
-from rheostat.types import UNLIMITED, Report, Status
+from rheostat.types import UNLIMITED, Config, Notice, Report, Status
 
 if TYPE_CHECKING:
     from rheostat.study import Study
@@ -65,6 +66,57 @@ def probe(study: Study, trial: int, task: Task) -> Diagnosed:
 
     train_arms(study, trial, task)
     return diagnose_study(study, trial)[0]
+
+
+def improve(study: Study, task: Task, share: float) -> list[Config]:
+    """Train counterfactuals where they may help most, and queue what they say would be better; the configurations.
+
+    First of the best trial, then of those about which diagnosis is unsure, the better first. All together takes no
+    more than this share of the epochs that the study has trained, the queued configurations among it; what earlier
+    calls took counts. One that the space does not hold, or that was tried, is not queued. Raises SettingError where
+    the share is not between 0 and 1.
+    """
+    from rheostat.forking import cost
+
+    if not 0 < share < 1:
+        raise SettingError(f"diagnose={share!r}: give a share of the epochs, such as 0.1.")
+    trials = study.trials
+    left = int(share * sum(t.epochs for t in trials if not t.arm)) - sum(t.epochs for t in trials if t.arm)
+    tried = {trial.config for trial in trials}
+    queued: list[Config] = []
+    for one in _in_doubt(diagnose_study(study), study):
+        if one.effects or left < cost(study, one.trial):
+            continue
+        left -= cost(study, one.trial)
+        better = _better(study, probe(study, one.trial.number, task))
+        if better is not None and better not in tried and left >= (epochs := study.record.settings["epochs"]):
+            study.enqueue(better)
+            words = f"to be tried after a probe of trial {one.trial.number}: {text.settings(better)}"
+            study.records.log(study.record, [Notice("probe", words, one.trial.number)])
+            left -= epochs
+            tried.add(better)
+            queued.append(better)
+    return queued
+
+
+def _in_doubt(found: Sequence[Diagnosed], study: Study) -> list[Diagnosed]:
+    """The best trial, and those about which there is doubt, from the best value on."""
+    able = {trial.number for trial in eligible([one.trial for one in found])}
+    ranked = sorted(
+        (one for one in found if one.trial.number in able),
+        key=lambda one: (objectives(one.trial, study.direction, study.goals), one.trial.number),
+    )
+    return [one for place, one in enumerate(ranked) if not place or not one.diagnosis.sure]
+
+
+def _better(study: Study, one: Diagnosed) -> Config | None:
+    """What the first advice makes of the configuration, where it can be relied upon and the space holds it."""
+    if one.answer not in PATHOLOGIES or not one.diagnosis.causes[0].advice.automatic:
+        return None
+    try:
+        return study.space.complete(one.diagnosis.causes[0].advice.apply(one.trial.config))
+    except SpaceError:
+        return None
 
 
 def diagnose_records(records: Records, study: StudyRecord, trial: int | None = None) -> list[Diagnosed]:

@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from rheostat.errors import StudyError, TaskError, unknown
 from rheostat.execute.base import Executor
 from rheostat.execute.inline import Inline
-from rheostat.probe.counterfactual import FORKS, arms, jobs, length
+from rheostat.probe.counterfactual import ARMS, FORKS, arms, jobs, length
 from rheostat.probe.sandbox import Progress, nobody
 from rheostat.records.store import NewTrial, TrialRow
+from rheostat.results import TrialResult
 from rheostat.study import Study
 from rheostat.train import checkpoint
 from rheostat.train.base import Runner
@@ -55,6 +56,12 @@ def train_arms(study: Study, number: int, task: Task, progress: Progress = nobod
             _train(study, task, parent, ready, epoch, progress)
     finally:
         study.records.release(study.record)
+
+
+def cost(study: Study, trial: TrialResult) -> int:
+    """The epochs, at most, that it takes to train the counterfactuals of a trial, itself again where it has to be."""
+    again = any(checkpoint.trial_folder(study.checkpoints, trial.number).glob("epoch-*"))
+    return len(ARMS) * length(study.record.settings["epochs"]) + (0 if again else trial.epochs)
 
 
 def _parent(study: Study, number: int) -> tuple[TrialRow, Job]:

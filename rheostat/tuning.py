@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rheostat.confirming import SHARE
 from rheostat.confirming import confirm as confirm_best
+from rheostat.diagnosing import improve
 from rheostat.errors import SpaceError
 from rheostat.methods import AUTO
 from rheostat.schedule.base import Scheduler
@@ -16,6 +19,8 @@ from rheostat.space import Hyperparameter, Space
 from rheostat.study import Study
 from rheostat.train.task import Task
 from rheostat.types import Scalar
+
+MOMENT = 1e-3  # minutes: where no time is left
 
 
 def tune(
@@ -29,6 +34,7 @@ def tune(
     min_gain: float | None = None,
     widen: bool = False,
     confirm: bool | float = False,
+    diagnose: float | None = None,
     seed: int | None = None,
     also: Mapping[str, str] | None = None,
     limits: Sequence[str] | None = None,
@@ -55,7 +61,8 @@ def tune(
     and the limits of the study: also={"parameters": "minimize"}, limits=["val_loss <= 0.5"]. With `widen`, ranges that
     turn out to end too soon are widened on the way (docs/advice.md). With `confirm`, the best configurations are then
     trained again with other seeds, for that share of the epochs (True: a quarter); `rheostat.confirm` says what came of
-    it.
+    it. With `diagnose`, before that, up to this share of the epochs goes into counterfactuals of the best trial and of
+    those that diagnosis is unsure about, and into configurations that they say would be better (docs/diagnose.md).
 
     Raises TaskError, DataError or SpaceError before anything is trained where the parts do not fit together, and
     StudyError where a study of this name cannot be continued with these arguments.
@@ -89,11 +96,11 @@ def tune(
         for config in first:
             if study.space.complete(config) not in study.queued:
                 study.enqueue(config)
-    study.train(
+    train = partial(
+        study.train,
         task,
         trials=60 if trials is None else trials,
         epochs=20 if epochs is None else epochs,
-        minutes=minutes,
         min_gain=min_gain,
         widen=widen,
         search=search,
@@ -104,6 +111,10 @@ def tune(
         in_flight=in_flight,
         progress=progress,
     )
+    began = time.monotonic()
+    train(minutes=minutes)
+    if diagnose is not None and study.state == "finished" and improve(study, task, diagnose):
+        train(minutes=None if minutes is None else max(minutes - (time.monotonic() - began) / 60, MOMENT))
     if confirm and study.state == "finished":
         shown = progress if isinstance(progress, str) else lambda: progress
         confirm_best(study, task, share=SHARE if confirm is True else confirm, workers=workers, progress=shown)

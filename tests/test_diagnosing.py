@@ -15,12 +15,12 @@ import torch
 import rheostat
 from rheostat import diagnosing
 from rheostat.diagnose.base import Observations
-from rheostat.diagnosing import diagnose_study, probe, show
-from rheostat.errors import StudyError
+from rheostat.diagnosing import diagnose_study, improve, probe, show
+from rheostat.errors import SettingError, StudyError
 from rheostat.forking import train_arms
 from rheostat.models.mlp import MLP
 from rheostat.results import TrialResult
-from rheostat.space import Float
+from rheostat.space import Float, Prior
 from rheostat.study import Study
 from rheostat.train import checkpoint
 from rheostat.train.task import Task
@@ -183,6 +183,44 @@ def test_what_cannot_be_probed_is_said(tmp_path: Path) -> None:
     by_hand.tell(by_hand.ask(), 0.5)
     with pytest.raises(StudyError, match="not trained by Rheostat"):
         probe(by_hand, 0, TASK)
+
+
+# -- within tune ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("share", "probed", "tried"), [(0.3, 0, 0), (0.4, 1, 0), (0.5, 1, 1)])
+def test_tune_spends_no_more_than_a_share_on_finding_out(tmp_path: Path, share: float, probed: int, tried: int) -> None:
+    """Ten trials of four epochs: 12, 16 or 20 epochs, of which a probe takes 14 at most, and a trial 4."""
+    study = rheostat.tune(
+        TASK,
+        {**SPACE, "lr": Float(1e-5, 1.0, log=True, prior=Prior(1e-4, 0.99)), "schedule": "constant"},
+        name="d",
+        trials=10,
+        epochs=4,
+        diagnose=share,
+        search="random",
+        schedule="fifo",
+        workers=1,
+        engine="loop",
+        storage=tmp_path / "s.db",
+        progress="none",
+    )
+    arms = [t for t in study.trials if t.arm]
+    own = [t for t in study.trials if not t.arm]
+    queued = [t for t in own if t.source == "enqueue"]
+    assert (len({t.parent for t in arms}), len(queued)) == (probed, tried) and len(own) == 10 + tried
+    assert sum(t.epochs for t in [*arms, *queued]) <= share * 40
+    assert all(t.status is Status.DONE for t in study.trials)
+    best = min(own[:10], key=lambda t: t.value or 0.0)
+    assert {t.parent for t in arms} <= {best.number}
+    assert [t.config.lr > best.config.lr for t in queued] == [True] * tried
+    trials = study.trials
+    assert improve(study, TASK, share) == [] and study.trials == trials  # the share is spent
+
+
+def test_a_share_is_between_nothing_and_all(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match=r"diagnose=1.5: give a share"):
+        improve(a_study(tmp_path), TASK, 1.5)
 
 
 # -- reading -------------------------------------------------------------------------------------------------
