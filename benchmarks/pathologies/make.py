@@ -39,7 +39,7 @@ DOMINANT = 1.5  # times the gain of any other cure
 ROUNDS = 3  # of tuning a base
 SEEDS = 4
 HIDDEN = ("init", "bias", "frozen", "softmax", "in_order")  # of a configuration: what the diagnoser never sees
-NEAR = (0.5, 0.6, 0.7, 0.7, 0.8, 0.8, 0.9, 1.0, 1.0, 1.0, 1.1, 1.2, 1.2, 1.4, 1.6, 2.0)  # of the best rate, each a seed
+NEAR = 2 * (0.5, 0.6, 0.7, 0.7, 0.8, 0.8, 0.9, 1.0, 1.0, 1.0, 1.1, 1.2, 1.2, 1.4, 1.6, 2.0)  # of the best rate
 RATES = {"sgd": (-4.0, 1.0), "adaptive": (-5.0, 0.0)}  # decades
 
 
