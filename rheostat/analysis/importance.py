@@ -88,7 +88,8 @@ def importance(space: Space, trials: Sequence[TrialRecord], among: float = 1.0) 
     """The importance of every hyperparameter of the space; None with too few trials to fit even straight lines.
 
     With `among` below 1, it is that for telling the best share of the trials apart: all others count as equally bad
-    (Hutter et al. 2014, section 5, cap values likewise). Trials outside the space are left out. Takes 0.1 s for 1,000 trials of ten hyperparameters.
+    (Hutter et al. 2014, section 5, cap values likewise). Trials outside the space are left out. Takes 0.1 s for 1,000
+    trials of ten hyperparameters.
     """
     usable, points = _inside(space, trials)
     groups = _groups(space, len(usable))
