@@ -6,6 +6,7 @@ Reading records needs no torch, which takes longer to load than a thousand trial
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -197,13 +198,19 @@ def show(name: str, trial: int | None, probing: bool, storage: str | Path | None
         else:
             text.show(f"trial {trial} of {name}\n{words(one.diagnosis, command.format(trial), one.effects)}")
         return
-    advice = study_advice(study, [one.trial for one in found], None)
+    advice = study_advice(study, [one.trial for one in found], _validation_size(found))
     if as_json:
         described = [_described(one) for one in found]
         counts = dict(Counter(one.answer for one in found))
         text.print_json({"study": name, "counts": counts, "trials": described, "advice": [a.text for a in advice]})
         return
     _show_study(study, found, advice, command)
+
+
+def _validation_size(found: Sequence[Diagnosed]) -> int | None:
+    """As the first report of a trial says."""
+    sizes = (one.trial.reports[0].metrics.get("validation_examples") for one in found if one.trial.reports)
+    return next((int(size) for size in sizes if size is not None), None)
 
 
 def _described(one: Diagnosed) -> dict[str, Any]:
@@ -219,6 +226,7 @@ def _probe_target(name: str, trial: int | None, storage: str | Path | None) -> i
     if not study.record.target:
         raise StudyError(f"Study {name!r} was made from Python: call rheostat.diagnosing.probe with its task.")
     number = study.best.number if trial is None else trial
+    text.show(f"Training trial {number} on in other ways, and a few others anew ...", sys.stderr)
     probe(study, number, load_target(**study.record.target).task)
     return number
 
