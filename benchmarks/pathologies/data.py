@@ -51,7 +51,7 @@ def load(name: str, folder: Path) -> Data:
 
         bunch = datasets.load_digits() if name == "digits" else datasets.load_breast_cancer()
         x, y = torch.tensor(bunch.data, dtype=torch.float32), torch.tensor(bunch.target)
-        return _split(name, x.view(-1, 8, 8), y, 700, 700) if name == "digits" else _split(name, x, y, 300, 260)
+        return _split(name, x.view(-1, 8, 8), y, 500, 700) if name == "digits" else _split(name, x, y, 300, 260)
     return {"adult": _adult, "fashion": _fashion, "shakespeare": _shakespeare}[name](folder)
 
 
@@ -61,14 +61,14 @@ NAMES = ("digits", "cancer", "adult", "fashion", "shakespeare")
 def _adult(folder: Path) -> Data:
     data = read(folder / "adult" / "adult-train.csv.gz", label="last", validation_fraction=0.2, seed=0)
     x, y = data.train
-    return _split("adult", x[:3000], y[:3000], 700, 800)
+    return _split("adult", x[:3000], y[:3000], 500, 800)
 
 
 def _fashion(folder: Path) -> Data:
     """Pictures of 14 by 14, each pixel the mean of four."""
     data = read(folder / "fashion-mnist", validation_fraction=0.1, seed=0)
     x, y = data.train
-    return _split("fashion", F.avg_pool2d(x[:3000].float(), 2)[:, 0], y[:3000], 700, 800)
+    return _split("fashion", F.avg_pool2d(x[:3000].float(), 2)[:, 0], y[:3000], 500, 800)
 
 
 def _shakespeare(folder: Path) -> Data:
@@ -77,5 +77,5 @@ def _shakespeare(folder: Path) -> Data:
     tokens = torch.tensor([known[character] for character in text])
     starts = torch.randperm(len(text) - CONTEXT, generator=torch.Generator().manual_seed(1))[:4000]
     x = torch.stack([tokens[s : s + CONTEXT] for s in starts.tolist()])
-    data = _split("shakespeare", x, tokens[starts + CONTEXT], 1600, 800, tokens=len(known))
+    data = _split("shakespeare", x, tokens[starts + CONTEXT], 1200, 800, tokens=len(known))
     return Data("shakespeare", data.train, data.validation, len(known), len(known))

@@ -1,4 +1,4 @@
-"""Trains any number of runs of one task as lanes, in memory."""
+"""Trains any number of runs of one task in memory, as lanes where they are many and long."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rheostat.train.task import Task
 from rheostat.types import Job, Status
 
 LANES = 16
+WORTH_LANES = 4000  # updates in all; for fewer, making the program of the lanes takes longer than it saves
 
 
 @dataclass
@@ -77,6 +78,11 @@ def train(
 
 def _train_group(group: list[tuple[int, Training]], programs: dict[str, Program], results: dict[int, Trained]) -> None:
     """All of one program, an epoch at a time, until the last has ended."""
+    steps = max(training.batches.steps_per_epoch * (training.max_epochs - training.run.epoch) for _, training in group)
+    if len(group) * steps < WORTH_LANES:
+        for place, training in group:
+            results[place] = _train_alone(training)
+        return
     while group:
         key = lane_key(group[0][1])
         lanes = Lanes([training for _, training in group], programs.get(key))
@@ -96,6 +102,15 @@ def _train_group(group: list[tuple[int, Training]], programs: dict[str, Program]
                     going.append((place, training))
         lanes.release()
         group = going
+
+
+def _train_alone(training: Training) -> Trained:
+    try:
+        while not training.ended:
+            training.train_epoch()
+    except Infeasible as error:
+        return _trained(training, str(error))
+    return _trained(training, "")
 
 
 def _trained(training: Training, infeasible: str) -> Trained:
