@@ -1,7 +1,7 @@
 """From a space that lacks the best learning rate: does `--widen` find its way out, and what does that cost?
 
     python -m benchmarks.widen [--tasks digits,breast_cancer,fashion] [--datasets FOLDER] [--seeds 5] [--trials 80]
-        [--epochs 20] [--side above,below] [--json FILE]
+        [--epochs 20] [--side above,below] [--candidates 150] [--json FILE]
 
 A perceptron is trained by plain gradient descent; its learning rate, batch size, width and weight decay are tuned for
 the validation loss. First the oracle: the default tuner searches a generous space for long, and the best few of its
@@ -42,7 +42,7 @@ from rheostat.types import Config, Notice, Snapshot, Status
 
 WITHIN = 1.05  # times the oracle
 GRID = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-CANDIDATES, FINALISTS, REPEATS = 150, 4, 5  # of the oracle
+FINALISTS, REPEATS = 4, 5  # of the oracle
 ARMS = ("grid", "plain", "widen", "good")
 SIDES = ("above", "below")
 
@@ -126,9 +126,9 @@ def space(lr: Float | float, **fixed: Any) -> Space:
     )
 
 
-def find_oracle(task: Task, epochs: int, seed: int = 0) -> Oracle:
+def find_oracle(task: Task, candidates: int, epochs: int, seed: int = 0) -> Oracle:
     """The lowest mean validation loss of repeats, and the learning rate that gave it."""
-    found = _trained(task, space(Float(1e-4, 10.0, log=True)), CANDIDATES, epochs, seed)
+    found = _trained(task, space(Float(1e-4, 10.0, log=True)), candidates, epochs, seed)
     best = sorted(found, key=lambda pair: pair[1])[:FINALISTS]
     means = []
     for config, _ in best:
@@ -141,7 +141,7 @@ def find_oracle(task: Task, epochs: int, seed: int = 0) -> Oracle:
 def _trained(task: Task, where: Space, trials: int, epochs: int, seed: int) -> list[tuple[Config, float]]:
     with tempfile.TemporaryDirectory() as folder:
         study = Study("oracle", where, metric=task.metric, seed=seed, storage=Path(folder) / "s.db")
-        how = {} if len(where) else {"search": "random", "schedule": "fifo"}
+        how: dict[str, Any] = {} if len(where) else {"search": "random", "schedule": "fifo"}
         study.train(task, trials=trials, epochs=epochs, progress=Race(0.0), **how, **ALONE)
         bad = (Status.INFEASIBLE, Status.FAILED)
         return [(t.config, math.inf if t.value is None or t.status in bad else t.value) for t in study.trials]
@@ -167,6 +167,7 @@ def run(task: Task, arm: str, side: str, oracle: Oracle, trials: int, epochs: in
         else:
             study.train(task, trials=trials, epochs=epochs, widen=arm == "widen", progress=race, **ALONE)
         part = study.space["lr"]
+        assert isinstance(part, Float)
         words = f"{part.low:.2g} to {part.high:.2g}"
     return Run(task.name, side, arm, seed, race.reached, race.epochs, race.best, words)
 
@@ -196,6 +197,7 @@ def main(arguments: Sequence[str] | None = None, show: Callable[[str], None] = p
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", default="digits,breast_cancer")
     parser.add_argument("--datasets", type=Path)
+    parser.add_argument("--candidates", type=int, default=150, help="trials of the oracle")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=80)
     parser.add_argument("--epochs", type=int, default=20)
@@ -207,7 +209,7 @@ def main(arguments: Sequence[str] | None = None, show: Callable[[str], None] = p
     oracles: dict[str, Oracle] = {}
     for name in options.tasks.split(","):
         task = replace(task_of(name, options.datasets), name=name)
-        oracles[name] = oracle = find_oracle(task, options.epochs)
+        oracles[name] = oracle = find_oracle(task, options.candidates, options.epochs)
         show(f"{name}: oracle {oracle.value:.4g} at lr {oracle.lr:.3g}")
         for side in options.side.split(","):
             for seed in range(options.seeds):
