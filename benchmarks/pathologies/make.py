@@ -224,8 +224,13 @@ def plants(config: Config, data: Data, architecture: str, rng: random.Random) ->
     """Faults to be planted in a tuned base: the name, the spoilt configuration, and what is done to the data."""
     seed = rng.randrange(10**6)
     n = len(data.train[1])
+    squashing = config.activation == "tanh" if architecture != "rnn" else config.cell == "rnn"
     found: list[Plant] = [
-        ("bad_initialisation", with_(config, init=rng.choice([5.0, 8.0, 12.0])), Spoil()),
+        (
+            "saturated_units" if squashing else "bad_initialisation",
+            with_(config, init=rng.choice([5.0, 8.0, 12.0])),
+            Spoil(),
+        ),
         ("label_noise", config, Spoil("labels", rng.choice([0.2, 0.3, 0.4]), seed)),
         ("not_shuffled", with_(config, in_order=True), Spoil()),
         ("frozen_layer", with_(config, frozen=True), Spoil()),
