@@ -36,19 +36,19 @@ class Watch:
 
     def loss(self, value: Tensor | float) -> None:
         """The loss of a batch, before its update: for how losses behave within an epoch. Waits for an accelerator."""
-        number = float(value.detach()) if isinstance(value, Tensor) else float(value)
+        number = _number(value)
         self._losses.append(number)
         if self._epoch == 0 and self._step in (0, *FIRST_STEPS):
             self._reports.append(Report(0, 0, self._step, {"train_loss": number}, epoch_end=False))
 
-    def epoch(self, **metrics: float) -> dict[str, float]:
+    def epoch(self, **metrics: float | Tensor) -> dict[str, float]:
         """End an epoch with its metrics by plain names (train_loss, val_loss, val_error ...).
 
         Returns them with what was seen inside, ready for `trial.report(**...)`. Raises SettingError for a metric that
         is not a number.
         """
         try:
-            values = {name: float(value) for name, value in metrics.items()}
+            values = {name: _number(value) for name, value in metrics.items()}
         except (TypeError, ValueError):
             raise SettingError(f"epoch({metrics!r}): give numbers, such as epoch(val_loss=0.3).") from None
         self._epoch += 1
@@ -101,6 +101,10 @@ class Watch:
         self._step += 1
         if self._looking:
             self._inside |= self._layers.after_step()
+
+
+def _number(value: Tensor | float) -> float:
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)
 
 
 @contextmanager

@@ -38,6 +38,7 @@ PROBED = 5  # healthy runs of a base that are forked; of the sick ones all but t
 DOMINANT = 1.5  # times the gain of any other cure
 ROUNDS = 3  # of tuning a base
 SEEDS = 4
+STEPS = 250  # of a base, at most, unless that were fewer than six epochs
 HIDDEN = ("init", "bias", "frozen", "softmax", "in_order")  # of a configuration: what the diagnoser never sees
 NEAR = (0.5, 0.6, 0.7, 0.7, 0.8, 0.8, 0.9, 1.0, 1.0, 1.0, 1.1, 1.2, 1.2, 1.4, 1.6, 2.0)  # of the best rate
 RATES = {"sgd": (-4.0, 1.0), "adaptive": (-5.0, 0.0)}  # decades
@@ -96,7 +97,7 @@ class Bench:
         return train(task, jobs, self.programs)
 
 
-def base_config(rng: random.Random, architecture: str) -> Config:
+def base_config(rng: random.Random, data: Data, architecture: str) -> Config:
     """A network and a way to train it as people choose them, but for the learning rate."""
     optimizer = rng.choice(["sgd", "momentum", "adam", "adam", "adamw", "adagrad"])
     values: dict[str, Any] = {
@@ -111,6 +112,8 @@ def base_config(rng: random.Random, architecture: str) -> Config:
             {"mlp": [1, 2, 3], "cnn": [1, 2, 2], "rnn": [1, 1, 2], "transformer": [1, 1, 2]}[architecture]
         ),
     }
+    steps = math.ceil(len(data.train[1]) / values["batch_size"])
+    values["epochs"] = max(min(values["epochs"], STEPS // steps), 6)
     if optimizer == "momentum":
         values["momentum"] = 0.9
     if optimizer == "adamw":
@@ -279,7 +282,7 @@ def controlled(data: Data, architecture: str, index: int) -> tuple[list[Labelled
     rng = random.Random(f"{data.name} {architecture} {index}")
     bench = Bench(data, architecture, derive_seed("controlled", data.name, architecture, index))
     labelled: list[Labelled] = []
-    tuned = tune(bench, base_config(rng, architecture), labelled)
+    tuned = tune(bench, base_config(rng, data, architecture), labelled)
     if tuned is None or tuned.level > math.log(LEARNS * tuned.runs[0].observations.facts["prior_loss"]):
         return [], {}
     task = bench.task()
