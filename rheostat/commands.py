@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rheostat.analysis.advice import advise
 from rheostat.analysis.importance import Importances, importance
 from rheostat.analysis.rules.base import Advice
 from rheostat.confirming import Confirmation
 from rheostat.confirming import confirm as confirm_best
+from rheostat.diagnosing import study_advice
 from rheostat.errors import RheostatError, SpaceError, StudyError, unknown
 from rheostat.results import TrialResult, record_of
 from rheostat.show import text
@@ -211,12 +211,7 @@ def _test_value(study: Study, target: Target) -> float | None:
 
 
 def _advice(study: Study, trials: Sequence[TrialResult], validation_size: int | None) -> list[Advice]:
-    sign = -1 if study.direction == "maximize" else 1
-    epochs = study.record.settings.get("epochs")
-    # Others do not show what is good.
-    records = [record for record in _records(trials, study) if record.keeps_limits and not record.arm]
-    forecast = None if study.goals else study.outlook()
-    return advise(study.space, records, epochs, study.metric, sign, validation_size, forecast)
+    return study_advice(study.record, trials, validation_size, None if study.goals else study.outlook())
 
 
 def _importance(study: Study, trials: Sequence[TrialResult]) -> Importances | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rheostat.analysis.advice import advise
-from rheostat.analysis.rules.base import Advice
+from rheostat.analysis.rules.base import Advice, Forecast
 from rheostat.diagnose.base import Diagnosis, Observations
 from rheostat.diagnose.catalogue import PATHOLOGIES
 from rheostat.diagnose.classifier import probabilities_of
@@ -146,12 +146,14 @@ def diagnose_records(records: Records, study: StudyRecord, trial: int | None = N
     ]
 
 
-def study_advice(study: StudyRecord, trials: Sequence[TrialResult], validation_size: int | None) -> list[Advice]:
-    """What the study as a whole suggests to try next."""
+def study_advice(
+    study: StudyRecord, trials: Sequence[TrialResult], validation_size: int | None, forecast: Forecast | None = None
+) -> list[Advice]:
+    """What the study as a whole suggests to try next; `forecast` is what more trials would gain, where it is known."""
     records = [record_of(trial, study.metric, study.direction, study.goals) for trial in trials if not trial.arm]
     good = [record for record in records if record.keeps_limits]  # others do not show what is good
     sign = -1 if study.direction == "maximize" else 1
-    return advise(study.space, good, study.settings.get("epochs"), study.metric, sign, validation_size)
+    return advise(study.space, good, study.settings.get("epochs"), study.metric, sign, validation_size, forecast)
 
 
 def _no_trial(study: StudyRecord, rows: Sequence[TrialRow], trial: int) -> str:

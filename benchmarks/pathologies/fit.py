@@ -1,4 +1,4 @@
-"""Fits and judges the classifier: python -m benchmarks.pathologies.fit RUNS [--out FILE] [--predictions FILE]
+"""Fits and judges the classifier: python -m benchmarks.pathologies.fit RUNS [--out FILE] [--json FILE]
 
 Judged by cross-fitting: runs of a data set and an architecture get their probabilities from trees that saw neither
 that data set nor that architecture, and from a calibration that was fitted on other cells. The forest that is written
@@ -9,27 +9,33 @@ own loop may not report, so that it bears both.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 from scipy.optimize import minimize
 from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 
-from rheostat.diagnose.classifier import FLOOR, MISSING, Forest, calibrated
+from benchmarks.pathologies.__main__ import plain, tables
+from benchmarks.pathologies.diagnosers import published, said
+from benchmarks.pathologies.score import Diagnoser, score
+from rheostat.diagnose.classifier import FLOOR, MISSING, Forest
+from rheostat.diagnose.diagnosis import diagnose
 from rheostat.diagnose.features import features
 from rheostat.diagnose.observations import LabelledRun, read_runs
 from rheostat.types import Config
 
 LATE = ("too_short", "needs_decay", "overfitting", "decay_too_early")  # not yet there early in a run
 PARTS = (0.3, 0.6)  # of the epochs, at which runs are shown too
-TREES, LEAST_LEAF = 150, 2
+TREES, SHIPPED_TREES, LEAST_LEAF = 100, 75, 2  # of each kind
 Array = NDArray[np.float64]
 
 
@@ -123,27 +129,41 @@ def calibration(votes: Array, labels: NDArray[Any], classes: Sequence[str]) -> t
     return float(np.exp(best[0])), best[1:]
 
 
-def cross_fitted(runs: Sequence[LabelledRun], probed: bool, classes: Sequence[str]) -> Array:
-    """Probabilities (N, C) of every run from trees and a calibration that saw neither its data set nor architecture."""
+Cell = tuple[str, str]  # a data set and an architecture
+
+
+def cross_fitted(runs: Sequence[LabelledRun], probed: bool) -> tuple[dict[Cell, Forest], Array]:
+    """By cell, a forest that saw neither its data set nor its architecture, calibrated on cells that were fitted
+    without themselves; and the votes (N, C) of the runs by those forests, over all classes in alphabetical order."""
     x, labels, weights, owner = table(runs, probed)
     names = list(features(runs[0].observations))
+    classes = sorted(set(labels.tolist()))
     data, kinds = np.array([r.dataset for r in runs]), np.array([r.architecture for r in runs])
     first = np.searchsorted(owner, np.arange(len(runs)))  # the whole run is its first view
     votes = np.zeros((len(runs), len(classes)))
     truth = np.array([r.label for r in runs])
+    forests: dict[Cell, Forest] = {}
+    others: dict[Cell, NDArray[np.bool_]] = {}
     for cell in sorted(set(zip(data.tolist(), kinds.tolist(), strict=True))):
         inside = (data == cell[0]) & (kinds == cell[1])
-        other = (data != cell[0]) & (kinds != cell[1])
-        rows = other[owner]
-        forest = fitted(x[rows], labels[rows], weights[rows], names)
-        columns = [classes.index(name) for name in forest.classes]
-        votes[np.ix_(inside, columns)] = forest.votes(x[first[inside]])
-    found = np.zeros_like(votes)
-    for cell in sorted(set(zip(data.tolist(), kinds.tolist(), strict=True))):
-        inside = (data == cell[0]) & (kinds == cell[1])
-        other = (data != cell[0]) & (kinds != cell[1])
-        found[inside] = calibrated(votes[inside], *calibration(votes[other], truth[other], classes))
-    return found
+        others[cell] = (data != cell[0]) & (kinds != cell[1])
+        rows = others[cell][owner]
+        forests[cell] = fitted(x[rows], labels[rows], weights[rows], names)
+        columns = [classes.index(name) for name in forests[cell].classes]
+        votes[np.ix_(inside, columns)] = forests[cell].votes(x[first[inside]])
+    for cell, forest in forests.items():
+        temperature, bias = calibration(votes[others[cell]], truth[others[cell]], classes)
+        bias = bias[[classes.index(name) for name in forest.classes]]
+        forests[cell] = replace(forest, temperature=temperature, bias=bias)
+    return forests, votes
+
+
+def held_out(forests: Mapping[bool, Mapping[Cell, Forest]], run: LabelledRun, probed: bool) -> dict[str, float]:
+    """Probabilities of a run, or of an earlier stage of it, from the forest that saw nothing like it."""
+    forest = forests[probed][run.dataset, run.architecture]
+    numbers = features(run.observations, run.probe if probed else None)
+    row = forest.probabilities(np.array([[numbers[name] for name in forest.names]]))[0]
+    return dict(zip(forest.classes, row.tolist(), strict=True))
 
 
 def write(path: Path, forests: dict[str, Forest]) -> None:
@@ -169,33 +189,39 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
     parser.add_argument("--out", type=Path, help="write the classifier here")
-    parser.add_argument("--predictions", type=Path, help="write the cross-fitted probabilities here, as JSON by run")
+    parser.add_argument("--predictions", type=Path, help="write the held-out probabilities here, as JSON by run")
+    parser.add_argument("--json", type=Path, help="score held-out diagnoses beside the published rules, into this file")
     given = parser.parse_args()
     runs = list(read_runs(given.runs))
-    classes = sorted({run.label for run in runs})
-    truth = np.array([run.label for run in runs])
-    forests, predictions = {}, {}
-    for part, probed in (("plain", False), ("probed", True)):
-        chosen = [run for run in runs if run.probe] if probed else runs
-        labels = truth if not probed else np.array([run.label for run in chosen])
-        known = sorted(set(labels.tolist()))
-        found = cross_fitted(chosen, probed, known)
-        right = found.argmax(1) == np.array([known.index(label) for label in labels.tolist()])
-        recalls = [float(right[labels == name].mean()) for name in known]
-        print(f"{part}: {len(chosen)} runs, balanced accuracy {np.mean(recalls):.3f}, accuracy {right.mean():.3f}")
-        predictions[part] = {
-            run.id: dict(zip(known, np.round(row, 4).tolist(), strict=True))
-            for run, row in zip(chosen, found, strict=True)
-        }
+    forests: dict[bool, dict[Cell, Forest]] = {}
+    shipped = {}
+    for probed in (False, True):
+        chosen = [run for run in runs if run.probe or not probed]
+        forests[probed], votes = cross_fitted(chosen, probed)
         if given.out is not None:
-            x, views_labels, weights, _ = table(chosen, probed)
-            forest = fitted(x, views_labels, weights, list(features(chosen[0].observations)), TREES // 2)
-            temperature, bias = calibration(found, labels, known)
-            forests[part] = replace(forest, temperature=temperature, bias=bias)
-    if given.predictions is not None:
-        given.predictions.write_text(json.dumps({"classes": classes, **predictions}))
+            x, labels, weights, _ = table(chosen, probed)
+            forest = fitted(x, labels, weights, list(features(chosen[0].observations)), SHIPPED_TREES)
+            temperature, bias = calibration(votes, np.array([run.label for run in chosen]), forest.classes)
+            shipped["probed" if probed else "plain"] = replace(forest, temperature=temperature, bias=bias)
     if given.out is not None:
-        write(given.out, forests)
+        write(given.out, shipped)
+    if given.predictions is not None:
+        predictions = {
+            "plain": {run.id: held_out(forests, run, False) for run in runs},
+            "probed": {run.id: held_out(forests, run, True) for run in runs if run.probe},
+        }
+        given.predictions.write_text(json.dumps(predictions))
+    ours: dict[str, Diagnoser] = {
+        "Rheostat": lambda run: said(diagnose(run.observations, held_out(forests, run, False))),
+        "Rheostat with probes": lambda run: (
+            said(diagnose(run.observations, held_out(forests, run, True))) if run.probe else {}
+        ),
+    }
+    report = score(runs, {**ours, **published()}, moments=10 if given.json else 0)
+    for part in tables(report):
+        Console().print(part)
+    if given.json is not None:
+        given.json.write_text(json.dumps(plain(dataclasses.asdict(report)), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -230,7 +230,7 @@ def _ramp(task: Task, config: Config, steps: int, low: float, high: float, seed:
                 best = min(best, smoothed)
                 if smoothed > best + (STOP_AT - 1) * abs(best) or len(losses) == steps:
                     break
-                if not training.update(loss, training.task.weight(batch[-1])):
+                if not training.update(loss, batch[-1]):
                     break
         except Infeasible:  # as far as it goes
             pass

@@ -70,7 +70,7 @@ def update(training: Training, batch: tuple[Tensor, ...]) -> float | None:
     """
     training.set_rate()
     loss = training.backward(batch)
-    return float(loss) if training.update(loss, training.task.weight(batch[-1])) else None
+    return float(loss) if training.update(loss, batch[-1]) else None
 
 
 def examples(task: Task) -> int | None:
