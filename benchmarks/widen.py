@@ -42,7 +42,7 @@ from rheostat.types import Config, Notice, Snapshot, Status
 
 WITHIN = 1.05  # times the oracle
 GRID = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
-FINALISTS, REPEATS = 4, 5  # of the oracle
+FINALISTS, REPEATS = 8, 5  # of the oracle
 ARMS = ("grid", "plain", "widen", "good")
 SIDES = ("above", "below")
 
@@ -128,7 +128,7 @@ def space(lr: Float | float, **fixed: Any) -> Space:
 
 def find_oracle(task: Task, candidates: int, epochs: int, seed: int = 0) -> Oracle:
     """The lowest mean validation loss of repeats, and the learning rate that gave it."""
-    found = _trained(task, space(Float(1e-4, 10.0, log=True)), candidates, epochs, seed)
+    found = _trained(task, space(Float(1e-3, 10.0, log=True)), candidates, epochs, seed)
     best = sorted(found, key=lambda pair: pair[1])[:FINALISTS]
     means = []
     for config, _ in best:
