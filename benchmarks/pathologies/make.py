@@ -33,12 +33,12 @@ from rheostat.train.task import Task
 from rheostat.types import Config, Job, derive_seed
 
 GAIN = 0.05  # that a cure must bring, beside two standard deviations
-LEARNS = 0.92  # of the loss of one who knows the frequencies alone: what a tuned base must come below
+LEARNS = 0.94  # of the loss of one who knows the frequencies alone: what a tuned base must come below
 PROBED = 5  # healthy runs of a base that are forked; of the sick ones all but the second draw of each plant
 DOMINANT = 1.5  # times the gain of any other cure
 ROUNDS = 3  # of tuning a base
 SEEDS = 4
-STEPS = 250  # of a base, at most, unless that were fewer than six epochs
+STEPS = 300  # of a base, at most, unless that were fewer than six epochs
 HIDDEN = ("init", "bias", "frozen", "softmax", "in_order")  # of a configuration: what the diagnoser never sees
 NEAR = (0.5, 0.6, 0.7, 0.7, 0.8, 0.8, 0.9, 1.0, 1.0, 1.0, 1.1, 1.2, 1.2, 1.4, 1.6, 2.0)  # of the best rate
 RATES = {"sgd": (-4.0, 1.0), "adaptive": (-5.0, 0.0)}  # decades
