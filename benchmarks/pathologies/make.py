@@ -38,7 +38,7 @@ PROBED = 5  # healthy runs of a base that are forked; of the sick ones all but t
 DOMINANT = 1.5  # times the gain of any other cure
 ROUNDS = 3  # of tuning a base
 SEEDS = 4
-STEPS = 300  # of a base, at most, unless that were fewer than six epochs
+STEPS = {"mlp": 300, "rnn": 200, "cnn": 200, "transformer": 150}  # of a base, at most, but for six epochs
 HIDDEN = ("init", "bias", "frozen", "softmax", "in_order")  # of a configuration: what the diagnoser never sees
 NEAR = (0.5, 0.6, 0.7, 0.7, 0.8, 0.8, 0.9, 1.0, 1.0, 1.0, 1.1, 1.2, 1.2, 1.4, 1.6, 2.0)  # of the best rate
 RATES = {"sgd": (-4.0, 1.0), "adaptive": (-5.0, 0.0)}  # decades
@@ -113,7 +113,7 @@ def base_config(rng: random.Random, data: Data, architecture: str) -> Config:
         ),
     }
     steps = math.ceil(len(data.train[1]) / values["batch_size"])
-    values["epochs"] = max(min(values["epochs"], STEPS // steps), 6)
+    values["epochs"] = max(min(values["epochs"], STEPS[architecture] // steps), 6)
     if optimizer == "momentum":
         values["momentum"] = 0.9
     if optimizer == "adamw":
