@@ -1,4 +1,4 @@
-"""Five small data sets for controlled runs, as tensors: inputs, targets, and how many classes there are."""
+"""Seven small data sets for controlled runs, as tensors: inputs, targets, and how many classes there are."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _split(name: str, x: Tensor, y: Tensor, train: int, validation: int, tokens:
     x, y = x[order], y[order]
     if not tokens and name != "adult":  # of which the reader has standardised all
         mean, sd = x[:train].mean(0), x[:train].std(0)
-        if x.dim() == 3:  # pixels at the rim hardly vary
+        if name in ("digits", "fashion"):  # pixels at the rim hardly vary
             mean, sd = x[:train].mean(), x[:train].std()
         x = (x - mean) / sd.clamp_min(1e-6)
     held_out = slice(train, train + validation)
@@ -51,11 +51,15 @@ def load(name: str, folder: Path) -> Data:
 
         bunch = datasets.load_digits() if name == "digits" else datasets.load_breast_cancer()
         x, y = torch.tensor(bunch.data, dtype=torch.float32), torch.tensor(bunch.target)
-        return _split(name, x.view(-1, 8, 8), y, 500, 700) if name == "digits" else _split(name, x, y, 300, 260)
+        if name == "digits":
+            return _split(name, x.view(-1, 8, 8), y, 500, 700)
+        return _split(name, x.view(-1, 3, 10), y, 300, 260)  # means, deviations and extremes of ten measurements
+    if name in ("waves", "shapes"):
+        return _waves() if name == "waves" else _shapes()
     return {"adult": _adult, "fashion": _fashion, "shakespeare": _shakespeare}[name](folder)
 
 
-NAMES = ("digits", "cancer", "adult", "fashion", "shakespeare")
+NAMES = ("digits", "cancer", "adult", "fashion", "shakespeare", "waves", "shapes")
 
 
 def _adult(folder: Path) -> Data:
@@ -79,3 +83,24 @@ def _shakespeare(folder: Path) -> Data:
     x = torch.stack([tokens[s : s + CONTEXT] for s in starts.tolist()])
     data = _split("shakespeare", x, tokens[starts + CONTEXT], 1200, 800, tokens=len(known))
     return Data("shakespeare", data.train, data.validation, len(known), len(known))
+
+
+def _waves() -> Data:
+    """Six kinds of noisy oscillation, each with a frequency of its own and phases at random: (N, 12, 4)."""
+    generator = torch.Generator().manual_seed(2)
+    y = torch.randint(6, (1500,), generator=generator)
+    phase = 6.28 * torch.rand(1500, 1, 1, generator=generator)
+    angle = (0.3 + 0.25 * y[:, None, None]) * torch.arange(12.0)[:, None] + phase + torch.arange(4.0)
+    x = angle.sin() + torch.randn(1500, 12, 4, generator=generator)
+    return _split("waves", x, y, 500, 800)
+
+
+def _shapes() -> Data:
+    """Ten smooth pictures under noise, shifted by up to a pixel: (N, 8, 8)."""
+    generator = torch.Generator().manual_seed(3)
+    coarse = torch.randn(10, 1, 4, 4, generator=generator)
+    pictures = F.interpolate(coarse, size=(8, 8), mode="bilinear", align_corners=False)[:, 0]
+    y = torch.randint(10, (1500,), generator=generator)
+    shifts = torch.randint(-1, 2, (1500, 2), generator=generator).tolist()
+    x = torch.stack([torch.roll(pictures[c], s, (0, 1)) for c, s in zip(y.tolist(), shifts, strict=True)])
+    return _split("shapes", x + 1.2 * torch.randn(x.shape, generator=generator), y, 500, 800)
