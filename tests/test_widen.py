@@ -96,7 +96,8 @@ def test_it_is_widened_at_the_same_points_whoever_is_faster(tmp_path: Path, sche
         assert table(records, again) == first
 
 
-@settings(max_examples=4)
+@pytest.mark.slow
+@settings(max_examples=8)
 @given(
     schedule=st.sampled_from(["freeze-thaw", "asha", "fifo"]),
     chance=st.integers(0, 10**6),

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from rheostat.analysis.advice import advise
-from rheostat.analysis.rules.base import Advice
-from rheostat.analysis.rules.ranges import LIMITS
+from rheostat.analysis.rules.base import Advice, Evidence
+from rheostat.analysis.rules.ranges import LIMITS, range_edges
 from rheostat.space import Choice, Float, Int, Space
 from rheostat.types import Config, Status, TrialRecord
 
@@ -28,7 +28,7 @@ def of_kind(advice: list[Advice], kind: str) -> list[Advice]:
 
 
 def edges(space, trials):
-    return of_kind(advise(space, trials, None, "val_loss", 1, None), "range edge")
+    return range_edges(Evidence(space, trials, None, "val_loss"))
 
 
 def unit(config):
