@@ -9,6 +9,7 @@ import pytest
 
 from rheostat.analysis.advice import advise
 from rheostat.analysis.rules.base import Advice, Evidence
+from rheostat.analysis.rules.failures import infeasible
 from rheostat.analysis.rules.ranges import LIMITS, range_edges
 from rheostat.space import Choice, Float, Int, Space
 from rheostat.types import Config, Status, TrialRecord
@@ -197,7 +198,7 @@ def test_infeasible_blames_nothing_without_evidence():
     blamed = 0
     for seed in range(100):
         trials = ended(TEN, 40, lambda c: rng.random() < 0.8, seed=seed)
-        first = advise(TEN, trials, 20, "val_loss", 1, None)[0]
+        first = infeasible(Evidence(TEN, trials, 20, "val_loss"))[0]
         assert first.kind == "infeasible"
         blamed += first.hyperparameter is not None
     assert blamed <= 2
