@@ -35,7 +35,7 @@ from rheostat.types import Config
 
 LATE = ("too_short", "needs_decay", "overfitting", "decay_too_early")  # not yet there early in a run
 PARTS = (0.3, 0.6)  # of the epochs, at which runs are shown too
-TREES, SHIPPED_TREES, LEAST_LEAF = 100, 75, 2  # of each kind
+TREES, SHIPPED_TREES, LEAST_LEAF = 50, 30, 3  # of each kind
 Array = NDArray[np.float64]
 
 
@@ -79,7 +79,7 @@ def fitted(x: Array, labels: NDArray[Any], weights: Array, names: Sequence[str],
     x = np.where(np.isnan(x), MISSING, x)
     parts = []
     for kind, features_at_once in ((RandomForestClassifier, 0.2), (ExtraTreesClassifier, 0.4)):
-        model = kind(trees, min_samples_leaf=LEAST_LEAF, max_features=features_at_once, random_state=0, n_jobs=1).fit(
+        model = kind(trees, min_samples_leaf=LEAST_LEAF, max_features=features_at_once, random_state=0, n_jobs=-1).fit(
             x, labels, sample_weight=weights
         )
         parts += [tree.tree_ for tree in model.estimators_]

@@ -101,7 +101,7 @@ class CNN(Network):
         x = x.transpose(1, 2) if self.flat else x[:, None]
         for layer in self.hidden:
             x = self.activation(layer(x))
-            if not self.flat and x.shape[-1] > 4:
+            if not self.flat and min(x.shape[-2:]) > 4:
                 x = F.max_pool2d(x, 2)
         x = x if self.flat else F.adaptive_avg_pool2d(x, 2)
         return self.output(self.drop(x.flatten(1)))
