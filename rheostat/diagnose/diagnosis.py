@@ -34,6 +34,8 @@ def diagnose(run: Observations, probabilities: Mapping[str, float]) -> Diagnosis
         if name not in (HEALTHY, *LEARNT):
             raise SettingError("probabilities: " + unknown("pathology", name, (HEALTHY, *LEARNT)))
     chances, symptoms = _with_rules(run, probabilities)
+    if not symptoms and not run.first and not any(len(measured(curve)[0]) for curve in run.curves.values()):
+        chances = {}  # nothing is known yet
     healthy = chances.pop(HEALTHY, 0.0)
     likely = [name for name in sorted(chances, key=lambda n: -chances[n]) if chances[name] > LEAST]
     symptoms |= {name: PATHOLOGIES[name].detect(run) for name in likely if name not in symptoms}

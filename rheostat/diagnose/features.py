@@ -20,6 +20,7 @@ from rheostat.types import Status
 USUAL_LR = {"sgd": 0.1, "momentum": 0.03, "nesterov": 0.03, "adagrad": 0.03}
 USUAL_ADAPTIVE_LR = 0.003
 FIRST = 8  # steps
+CLIPPED, NOT_CLIPPED = 1.5, -9.0
 PROBES = tuple(
     f"probe_{arm}{of}"
     for arm in ("same", "lr_up", "lr_down", "cooldown", "no_regularisation", "larger", "other_seed")
@@ -102,8 +103,9 @@ def _scores(run: Observations) -> dict[str, float]:
         "predicted": shapes.ratio(shapes.last(run.curve("probe_predicted")), classes),
         "confidence": shapes.last(run.curve("probe_confidence")),
         "wrong_confidence": shapes.last(run.curve("probe_wrong_confidence")),
-        "sums_to_one": shapes.first(run.curve("probe_sums_to_one")),
-        "batch_classes": shapes.first(run.curve("batch_classes")),
+        # What would be decisive says nothing where it was not measured.
+        "sums_to_one": _or(shapes.first(run.curve("probe_sums_to_one")), 0.0),
+        "batch_classes": _or(shapes.first(run.curve("batch_classes")), 1.0),
         **{name: run.facts.get(name, math.nan) for name in ("input_scale", "input_spread", "input_offset")},
     }
 
@@ -153,11 +155,17 @@ def _inside(run: Observations) -> dict[str, float]:
         "inside_update_first_layer": _log(updates[0], middle) if updates else math.nan,
         "inside_update_least": _log(min(updates), middle) if updates else math.nan,
         "inside_update_most": _log(max(updates), 1.0) if updates else math.nan,
-        "inside_frozen": float(sum(u == 0 for u in updates)) if updates else math.nan,
+        "inside_frozen": float(sum(u == 0 for u in updates)),
         "inside_gradient": _log(shapes.first(norms), 1.0),
         "inside_gradient_last": _log(shapes.last(norms), shapes.first(norms)),
-        "inside_clipped": _log(_median(norms), clip) if isinstance(clip, float) else -9.0,
+        "inside_clipped": _clipped(_median(norms), clip),
     }
+
+
+def _clipped(norm: float, clip: object) -> float:
+    """By how much clipping shortens the usual update, as a logarithm; NOT_CLIPPED where it hardly does."""
+    shortened = _log(norm, float(clip)) if isinstance(clip, int | float) and not isinstance(clip, bool) else math.nan
+    return shortened if shortened > CLIPPED else NOT_CLIPPED
 
 
 def _config(run: Observations) -> dict[str, float]:
@@ -177,6 +185,10 @@ def _config(run: Observations) -> dict[str, float]:
         "config_dropout": _number(config.get("dropout", 0.0)) if len(config) else math.nan,
         "config_weight_decay": _log(_number(config.get("weight_decay", 0.0)) + 1e-6, 1.0) if len(config) else math.nan,
     }
+
+
+def _or(value: float, otherwise: float) -> float:
+    return otherwise if math.isnan(value) else value
 
 
 def _number(value: object) -> float:

@@ -31,9 +31,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from rheostat.data.base import Padded
 from rheostat.train import randomness
 from rheostat.train.inside import own_parameters
-from rheostat.train.task import Task, chunks, few, judge
+from rheostat.train.task import Task, chunks, few, judge, tensors_of
 from rheostat.train.units import SATURATED
 
 PROBE = 128  # training examples
@@ -107,12 +108,18 @@ class Vitals:
         task = self._task
         sizes = {"examples": _examples(task.train), "validation_examples": _examples(task.validation)}
         found = {name: float(size) for name, size in sizes.items() if size}
+        if (counts := self._class_counts()) is not None:
+            found |= {"classes": float((counts > 0).sum()), "prior_loss": _entropy(counts)}
         if isinstance(task.train, tuple):
-            if task.loss in ("cross_entropy", "tokens"):
-                counts = torch.bincount(task.train[-1].flatten()[:AT_ONCE])
-                found |= {"classes": float((counts > 0).sum()), "prior_loss": _entropy(counts)}
             found |= _of_inputs(task.train[0])
         return found
+
+    def _class_counts(self) -> Tensor | None:
+        """How often each class, or token, is to be predicted in the training data; None where they are not known."""
+        tensors = tensors_of(self._task.train)
+        if self._task.loss not in ("cross_entropy", "tokens") or not tensors or tensors[-1].is_floating_point():
+            return None
+        return _counts(tensors[-1].flatten()[:AT_ONCE])
 
     # -- an epoch --------------------------------------------------------------------------------------------
 
@@ -121,8 +128,8 @@ class Vitals:
 
     def see_targets(self, targets: Tensor) -> None:
         """Those of one of the first batches."""
-        if self._task.loss == "cross_entropy" and not targets.is_floating_point():
-            self._entropies.append(_entropy(torch.bincount(targets.flatten())))
+        if self._task.loss in ("cross_entropy", "tokens") and not targets.is_floating_point():
+            self._entropies.append(_entropy(_counts(targets)))
 
     def before_step(self) -> None:
         """Look at the coming update."""
@@ -135,8 +142,8 @@ class Vitals:
     def end_epoch(self, look: bool) -> dict[str, float]:
         """What the epoch showed; with `look`, also what the network makes of the fixed examples."""
         found = of_batches(self._losses)
-        if self._entropies and isinstance(self._task.train, tuple):
-            whole = _entropy(torch.bincount(self._task.train[-1].flatten()[:AT_ONCE]))
+        if self._entropies and (counts := self._class_counts()) is not None:
+            whole = _entropy(counts)
             found["batch_classes"] = statistics.fmean(self._entropies) / whole if whole else math.nan
         if look:
             found |= self._inside | self._look()
@@ -161,7 +168,13 @@ class Vitals:
 
 def _examples(data: Any) -> int:
     """How many, where the data are in memory."""
-    return len(data[0]) if isinstance(data, tuple) else 0
+    return len(data[0]) if isinstance(data, tuple) else len(data) if isinstance(data, Padded) else 0
+
+
+def _counts(targets: Tensor) -> Tensor:
+    """How often each class is there; negative targets stand for none."""
+    targets = targets.flatten().long()
+    return torch.bincount(targets[targets >= 0])
 
 
 def _entropy(counts: Tensor) -> float:

@@ -406,7 +406,7 @@ def test_a_lane_that_stops_within_an_epoch_keeps_its_weights() -> None:
         expected.begin_epoch()
         for _, batch in zip(range(2), expected.batches.epoch(0), strict=False):
             expected.set_rate()
-            expected.update(expected.backward(batch), len(batch[-1]))
+            expected.update(expected.backward(batch), batch[-1])
     for value, right in zip(trainings[1].model.parameters(), expected.model.parameters(), strict=True):
         torch.testing.assert_close(value, right, rtol=1e-12, atol=1e-14)
 

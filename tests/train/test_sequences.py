@@ -239,7 +239,7 @@ def test_groups_have_their_own_rate_and_what_is_in_none_is_not_trained() -> None
     assert rates == [pytest.approx(0.005), pytest.approx(0.05)]
     loss = training.backward(next(training.batches.epoch(0)))
     gradients = [p.grad for p in training.model.parameters()]
-    training.update(loss, 64)
+    training.update(loss, data[1])
     after = list(training.model.parameters())
     for place, rate in ((2, 0.005), (3, 0.005), (4, 0.05), (5, 0.05)):
         gradient = gradients[place]
