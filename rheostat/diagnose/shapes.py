@@ -24,9 +24,10 @@ EPOCHS.flags.writeable = False
 def measured(curve: Curve) -> tuple[Curve, Curve]:
     """The epochs (from 1) at which a curve was measured, and its values there; both (N,)."""
     kept: NDArray[np.bool_] = np.abs(curve) < HUGE  # false for NaN
-    if len(curve) <= len(EPOCHS) and kept.all():  # most curves, and this is called a hundred times for a run
+    places = kept.nonzero()[0]
+    if len(places) == len(curve) <= len(EPOCHS):  # most curves, and this is called a hundred times for a run
         return EPOCHS[: len(curve)], curve
-    return kept.nonzero()[0].astype(np.float64) + 1, curve[kept]
+    return places + 1.0, curve[places]
 
 
 def together(curve: Curve, other: Curve) -> tuple[Curve, Curve, Curve]:
