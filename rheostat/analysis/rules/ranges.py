@@ -77,10 +77,11 @@ def _wants_log(part: Hyperparameter) -> bool:
 def range_edges(seen: Evidence) -> list[Advice]:
     """The best trials lie at the edge of a range, and the results get better towards it.
 
-    The first alone says little: of ten hyperparameters without effect, some two have the best trial near an
-    edge. So the outer quarter of the range must beat the rest (Mann-Whitney test, 5% divided by the number of
-    ranges), and its outer half must rise towards the edge, lest a peak inside be taken for one outside. With
-    random results fewer than 3 studies of 100 get a false alarm (tests/analysis/test_advice.py).
+    The first alone says little: of ten hyperparameters without effect, some two have the best trial near an edge. So
+    the outer quarter of the range must beat the rest (Mann-Whitney test, 5% divided by the number of ranges), and its
+    outer half must rise towards the edge, lest a peak inside be taken for one outside. Where the best trials lie
+    elsewhere, for other reasons perhaps, half that level and a trend that still rises at the edge will do. With random
+    results fewer than 4 studies of 100 get a false alarm (tests/analysis/test_advice.py).
     """
     usable, top = seen.usable, seen.top
     ranges = {n: p for n, p in seen.space.tuned.items() if isinstance(p, Float | Int) and _known_as(n) != "seed"}
@@ -97,10 +98,12 @@ def range_edges(seen: Evidence) -> list[Advice]:
             if not upper and _wants_log(part):
                 continue  # of such a range the lower end is hardly sampled: see `log_scale`
             widened = _widened(name, part, upper)
-            if widened is not None and _near_edge(name, part, upper, top):
-                p = _edge_p_value(unit if upper else 1 - unit, score)
-                if p < level:
-                    found.append((p, _edge_advice(name, part, upper, top[0], widened)))
+            position = unit if upper else 1 - unit
+            if widened is None or (p := _edge_p_value(position, score)) >= level:
+                continue
+            near = _near_edge(name, part, upper, top)
+            if near or (p < level / 2 and _still_rising(position, _others(seen, name, active), score)):
+                found.append((p, _edge_advice(name, part, upper, near, top[0], widened)))
     return [advice for _, advice in sorted(found, key=lambda f: f[0])]
 
 
@@ -118,6 +121,46 @@ def _near_edge(name: str, part: Float | Int, upper: bool, top: Sequence[TrialRec
     return near(top[0]) or 2 * sum(map(near, top)) > len(top)
 
 
+def _still_rising(position: NDArray[np.float64], others: NDArray[np.float64], score: NDArray[np.float64]) -> bool:
+    """Whether a parabola through the scores still rises at the edge, with the others (n, d) held where there is room.
+
+    A trial that is the best for other reasons may lie anywhere; the trend tells what its position hides. Beyond chance
+    (5 %) over the whole range, and at least not falling over the outer half, since a cliff bends the whole parabola.
+    """
+    outer = position >= 0.5
+    return (
+        _slope_at_edge(position, others, score) < SIGNIFICANCE
+        and _slope_at_edge(position[outer], others[outer], score[outer]) < 0.5
+    )
+
+
+def _slope_at_edge(position: NDArray[np.float64], others: NDArray[np.float64], score: NDArray[np.float64]) -> float:
+    """How easily chance gives a parabola that rises so steeply at 1: from 0 to 1, below a half where it rises."""
+    from scipy import special
+
+    x = np.column_stack([np.ones(len(position)), position, position**2])
+    if len(x) >= 3 * (x.shape[1] + others.shape[1]):
+        x = np.column_stack([x, others])
+    freedom = len(x) - x.shape[1]
+    if freedom < 1:
+        return 1.0
+    inverse = np.linalg.pinv(x.T @ x)
+    coefficients = inverse @ x.T @ score
+    noise = float(np.sum((score - x @ coefficients) ** 2)) / freedom
+    gradient = np.zeros(x.shape[1])
+    gradient[1:3] = 1.0, 2.0
+    error = math.sqrt(max(noise * float(gradient @ inverse @ gradient), 1e-24))
+    return float(special.stdtr(freedom, -float(gradient @ coefficients) / error))
+
+
+def _others(seen: Evidence, name: str, trials: Sequence[TrialRecord]) -> NDArray[np.float64]:
+    """The other numbers that all these trials have, in units of their ranges: (n, d)."""
+    parts = [(n, p) for n, p in seen.space.tuned.items() if n != name and isinstance(p, Float | Int)]
+    everywhere = [(n, p) for n, p in parts if all(n in t.config and p.low <= t.config[n] for t in trials)]
+    columns = [[p.encode(t.config[n]) for t in trials] for n, p in everywhere]
+    return np.array(columns, dtype=np.float64).reshape(len(columns), len(trials)).T
+
+
 def _edge_p_value(position: NDArray[np.float64], score: NDArray[np.float64]) -> float:
     """How easily chance makes the outer quarter beat the rest; 1 where the outer half does not rise."""
     from scipy import stats
@@ -132,10 +175,17 @@ def _edge_p_value(position: NDArray[np.float64], score: NDArray[np.float64]) -> 
     return float(stats.mannwhitneyu(score[outer], score[~outer], alternative="greater").pvalue)
 
 
-def _edge_advice(name: str, part: Float | Int, upper: bool, best: TrialRecord, widened: tuple[float, float]) -> Advice:
+def _edge_advice(
+    name: str, part: Float | Int, upper: bool, near: bool, best: TrialRecord, widened: tuple[float, float]
+) -> Advice:
     side, edge, new = ("upper", part.high, widened[1]) if upper else ("lower", part.low, widened[0])
     value = f" (the best trial has {best.config[name]:.4g})" if name in best.config else ""
-    text = f"{name} sits at its {side} edge {edge:.4g}{value}: widen it, for example to {new:.4g}."
+    text = (
+        f"{name} sits at its {side} edge {edge:.4g}{value}: widen it, for example to {new:.4g}."
+        if near
+        else f"Results still get better towards the {side} edge of {name}, {edge:.4g}{value}: "
+        f"widen it, for example to {new:.4g}."
+    )
     return Advice("range edge", text, name, {name: {"low": widened[0], "high": widened[1]}})
 
 
