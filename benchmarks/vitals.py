@@ -83,11 +83,12 @@ def seconds(task: Task, lanes: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--lanes", type=int, nargs="*", default=[1, LANES], help="trials at once")
     given = parser.parse_args()
     torch.set_num_threads(1)
     table = Table("network", "trials", "seconds", "observed", "cost, median", "each pair")
     for name in NETWORKS:
-        for lanes in (1, LANES):
+        for lanes in given.lanes:
             on = task(name)
             off = replace(on, observe=False)
             seconds(off, lanes)

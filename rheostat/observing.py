@@ -120,7 +120,7 @@ def observe(model: nn.Module, optimizer: optim.Optimizer, **config: Scalar) -> I
         print(seen.diagnose().verdict)
 
     `config` are hyperparameters that are worth knowing (lr, optimizer, batch_size, dropout, weight_decay). Gradients,
-    updates and activations are looked at in a few updates, the 1st, 2nd, 3rd, 4th, 6th, 8th ... and at least every
+    updates and activations are looked at in a few updates, the 1st, 2nd, 4th, 8th ... and at least every
     64th; training is the same with it and without it.
     """
     watch = Watch(model, optimizer, config)

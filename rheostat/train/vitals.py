@@ -6,7 +6,7 @@ After every epoch: `batch_loss_max`, `batch_loss_sd` and `batch_loss_autocorrela
 batches; after the first also `batch_classes`, the mean entropy of the classes in some batches as a share of that in
 the data.
 
-After the epochs 1, 2, 3, 4, 6, 8, 12, 16, 24 ... and the last, from the update that ended it and one pass of a few
+After the epochs 1, 2, 4, 8, 16 ... and the last, from the update that ended it and one pass of a few
 fixed training examples in evaluation mode: `probe_loss` and `probe_` before the name of each metric; of classes,
 `probe_predicted`, how many it predicts for them, `probe_confidence` and `probe_wrong_confidence`, how probable it finds
 its predictions, all and wrong ones, and `probe_sums_to_one`, the share of its outputs that are probabilities already.
@@ -43,13 +43,12 @@ AT_ONCE, ROWS, COLUMNS = 100_000, 1000, 10_000  # targets, and rows and features
 
 
 def observed(epoch: int, last: int) -> bool:
-    """Whether the network is looked into after this epoch: 1, 2, 3, 4, 6, 8, 12, 16 ... and the last.
+    """Whether the network is looked into after this epoch: the powers of two, and the last.
 
     >>> [epoch for epoch in range(1, 41) if observed(epoch, 40)]
-    [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 40]
+    [1, 2, 4, 8, 16, 32, 40]
     """
-    power = epoch & -epoch  # the largest power of two that divides it
-    return epoch == last or epoch // power in (1, 3)
+    return epoch == last or epoch & (epoch - 1) == 0
 
 
 class Layers:
@@ -219,7 +218,8 @@ def of_batches(losses: Sequence[float]) -> dict[str, float]:
     found = {"batch_loss_max": max(finite)}
     if len(finite) < 4:
         return found
-    mean, variance = statistics.fmean(finite), statistics.pvariance(finite)
+    mean = sum(finite) / len(finite)
+    variance = sum((loss - mean) ** 2 for loss in finite) / len(finite)
     found["batch_loss_sd"] = math.sqrt(variance)
     if variance:
         together = sum((a - mean) * (b - mean) for a, b in itertools.pairwise(finite))
