@@ -339,7 +339,7 @@ class Space(Mapping[str, Hyperparameter]):
 
     def is_active(self, name: str, values: Mapping[str, Scalar]) -> bool:
         """Whether `name` has a value beside these. A child of an inactive parent is inactive."""
-        return all(p in values and _contains(allowed, values[p]) for p, allowed in self.tuned[name].when.items())
+        return all(p in values and contains(allowed, values[p]) for p, allowed in self.tuned[name].when.items())
 
     def decode(self, unit: Sequence[float] | NDArray[np.float64], prior: bool = False) -> Config:
         """The configuration at a point of the unit cube, shape (len(space),).
@@ -415,7 +415,8 @@ class Space(Mapping[str, Hyperparameter]):
         return f"Space({', '.join(f'{name}={value!r}' for name, value in parts.items())})"
 
 
-def _contains(allowed: Sequence[Scalar], value: Scalar) -> bool:
+def contains(allowed: Sequence[Scalar], value: Scalar) -> bool:
+    """Whether a value is one of these; a truth value is not the number 0 or 1."""
     return any(value == a and isinstance(value, bool) == isinstance(a, bool) for a in allowed)
 
 

@@ -27,7 +27,7 @@ def measured(curve: Curve) -> tuple[Curve, Curve]:
     places = kept.nonzero()[0]
     if len(places) == len(curve) <= len(EPOCHS):  # most curves, and this is called a hundred times for a run
         return EPOCHS[: len(curve)], curve
-    return places + 1.0, curve[places]
+    return places.astype(np.float64) + 1, curve[places]
 
 
 def together(curve: Curve, other: Curve) -> tuple[Curve, Curve, Curve]:

@@ -10,12 +10,14 @@ al. 2013, *Raiders of the lost architecture*, for kernels in which inactive valu
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rheostat.search.parzen import Line, axis_of
-from rheostat.space import Choice, Space
+from rheostat.space import Choice, Space, contains
+from rheostat.types import Scalar
 
 Array = NDArray[np.float64]
 
@@ -68,7 +70,7 @@ class Embedding:
             active = np.ones(len(points), dtype=np.bool_)
             for parent, allowed in part.when.items():
                 if parent in self.space.fixed:
-                    active &= self.space.fixed[parent] in allowed
+                    active &= contains(allowed, self.space.fixed[parent])
                 else:
                     active &= inside[parent] & self._holds(parent, allowed, found)
             inside[name] = active
@@ -76,11 +78,11 @@ class Embedding:
             found[:, place] = np.where(active, units, math.nan)
         return found
 
-    def _holds(self, parent: str, allowed: tuple[object, ...], points: Array) -> NDArray[np.bool_]:
+    def _holds(self, parent: str, allowed: Sequence[Scalar], points: Array) -> NDArray[np.bool_]:
         """Whether the parent has one of these values."""
         part = self.space.tuned[parent]
         units, places = np.unique(points[:, list(self.space.tuned).index(parent)], return_inverse=True)
-        held = [not math.isnan(unit) and part.decode(unit) in allowed for unit in units.tolist()]
+        held = [not math.isnan(unit) and contains(allowed, part.decode(unit)) for unit in units.tolist()]
         return np.array(held, dtype=np.bool_)[places]
 
     def drawn(self, n: int, rng: np.random.Generator) -> Array:

@@ -18,7 +18,7 @@ from rheostat.train.lane_runner import LaneRunner
 from rheostat.train.loop import TaskRunner, Training
 from rheostat.train.task import Task
 from rheostat.train.units import activity
-from rheostat.train.vitals import PROBE, of_batches, observed
+from rheostat.train.vitals import PROBE, observed, of_batches
 from rheostat.types import Config, Job, Report
 
 
