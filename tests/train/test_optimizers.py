@@ -222,7 +222,7 @@ def log_uniform(low: float, high: float) -> st.SearchStrategy[float]:
 OTHERS = {
     "momentum": st.floats(0.01, 0.99),
     "weight_decay": st.just(0.0) | log_uniform(1e-6, 0.5),
-    "beta1": st.floats(0, 0.99),
+    "beta1": st.floats(0, 0.99, allow_subnormal=False),
     "beta2": st.floats(0.5, 0.9999),
     "eps": log_uniform(1e-10, 1.0),
     "rho": st.floats(0.5, 0.999),
