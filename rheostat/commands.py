@@ -165,7 +165,7 @@ def _conclude(
     lines = [*words, f"\nheld out  {held_out or not_measured}", *(f"try next  {a.text}" for a in advice)]
     if study.state == "stopped":
         lines.append("go on     stopped before the end: run the same command again, and nothing is trained twice")
-    lines.append(f"more      rheostat show {study.name} {best.number} · rheostat trials {study.name}")
+    lines.append(f"more      rheostat show {study.name} {best.number} · rheostat diagnose {study.name} · rheostat trials {study.name}")
     text.show("\n".join(lines))
 
 
