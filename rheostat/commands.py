@@ -165,7 +165,8 @@ def _conclude(
     lines = [*words, f"\nheld out  {held_out or not_measured}", *(f"try next  {a.text}" for a in advice)]
     if study.state == "stopped":
         lines.append("go on     stopped before the end: run the same command again, and nothing is trained twice")
-    lines.append(f"more      rheostat show {study.name} {best.number} · rheostat diagnose {study.name} · rheostat trials {study.name}")
+    more = (f"show {study.name} {best.number}", f"diagnose {study.name}", f"trials {study.name}")
+    lines.append("more      " + " · ".join(f"rheostat {command}" for command in more))
     text.show("\n".join(lines))
 
 
