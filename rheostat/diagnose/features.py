@@ -16,7 +16,7 @@ from rheostat.diagnose import shapes
 from rheostat.diagnose.base import Curve, Observations
 from rheostat.types import Status
 
-# Rates at which optimisers usually train well (medians of tuned runs, benchmarks/pathologies), for comparison only.
+# Rates at which optimisers usually train well, rules of thumb: rates are compared with them alone.
 USUAL_LR = {"sgd": 0.1, "momentum": 0.03, "nesterov": 0.03, "adagrad": 0.03}
 USUAL_ADAPTIVE_LR = 0.003
 FIRST = 8  # steps

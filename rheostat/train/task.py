@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -210,14 +211,21 @@ def pick_device(name: str) -> torch.device:
         ) from None
 
 
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within it the model is in evaluation mode; its mode is put back."""
+    was_training = model.training
+    model.eval()
+    yield
+    model.train(was_training)
+
+
 def evaluate(task: Task, model: nn.Module, data: Data, device: torch.device, chunk: int = CHUNK) -> dict[str, float]:
     """`loss`, each metric and each score over the whole of `data`, in evaluation mode; the mode is put back.
 
     Tensors go through the network at most `chunk` examples at a time.
     """
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(model):
         results = judge(
             task,
             (
@@ -225,7 +233,6 @@ def evaluate(task: Task, model: nn.Module, data: Data, device: torch.device, chu
                 for *inputs, target in chunks(data, chunk)
             ),
         )
-    model.train(was_training)
     return results | scored(task, model, data, device)
 
 
@@ -234,11 +241,8 @@ def scored(task: Task, model: nn.Module, data: Data, device: torch.device) -> di
     """Each score of a network, in evaluation mode; the model's mode is put back."""
     if not task.scores:
         return {}
-    was_training = model.training
-    model.eval()
-    results = {name: float(score(model, data, device)) for name, score in task.scores.items()}
-    model.train(was_training)
-    return results
+    with evaluating(model):
+        return {name: float(score(model, data, device)) for name, score in task.scores.items()}
 
 
 @torch.no_grad()

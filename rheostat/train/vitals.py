@@ -3,8 +3,8 @@
 With the untrained network: facts of the task (`Vitals.facts`).
 
 After every epoch: `batch_loss_max`, `batch_loss_sd` and `batch_loss_autocorrelation` (lag 1) of the losses of its
-batches; after the first also `batch_classes`, the mean entropy of the classes in some batches as a share of that in
-the data.
+batches; after the first (or first few, where epochs are short) also `batch_classes`, the mean entropy of the classes
+in some batches as a share of that in the data.
 
 After the epochs 1, 2, 4, 8, 16 ... and the last, from the update that ended it and one pass of a few
 fixed training examples in evaluation mode: `probe_loss` and `probe_` before the name of each metric; of classes,
@@ -22,8 +22,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -34,7 +33,7 @@ from torch.overrides import TorchFunctionMode
 from rheostat.data.base import Padded
 from rheostat.train import randomness
 from rheostat.train.inside import own_parameters
-from rheostat.train.task import Task, chunks, few, judge, tensors_of
+from rheostat.train.task import Task, chunks, evaluating, few, judge, tensors_of
 from rheostat.train.units import SATURATED
 
 PROBE = 128  # training examples
@@ -155,7 +154,7 @@ class Vitals:
             return {}
         watch = Activations(self._layers)
         pairs = []
-        with _evaluating(self._model), randomness.apart(), watch:
+        with evaluating(self._model), randomness.apart(), watch:
             for *inputs, target in chunks(data, PROBE):
                 pairs.append((self._model(*(x.to(self._device) for x in inputs)), target.to(self._device)))
         found = {f"probe_{name}": value for name, value in judge(self._task, pairs).items()}
@@ -225,14 +224,6 @@ def of_batches(losses: Sequence[float]) -> dict[str, float]:
         together = sum((a - mean) * (b - mean) for a, b in itertools.pairwise(finite))
         found["batch_loss_autocorrelation"] = together / (variance * len(finite))
     return found
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    yield
-    model.train(was_training)
 
 
 RECTIFIERS = {F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_, F.relu6, F.threshold}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rheostat.diagnose.base import Action, Observations, Pathology, Symptom
+from rheostat.diagnose.pathologies.lr_too_high import FOLLOWS
 from rheostat.diagnose.shapes import breakdown, losses, measured, starting_loss
 from rheostat.diagnose.wording import change, multiplied, number, times
 
@@ -52,17 +53,7 @@ PATHOLOGY = Pathology(
     remedy=remedy,
     learnt=True,
     confused_with=("lr_too_high", "bad_initialisation", "non_finite_input", "input_scale"),
-    leads_to=(
-        "early_instability",
-        "spikes",
-        "rising_loss",
-        "dead_units",
-        "saturated_units",
-        "not_learning",
-        "class_collapse",
-        "clipped_too_hard",
-        "metric_mismatch",
-    ),
+    leads_to=FOLLOWS,
     probe="lr_down",
     sources=(
         "Lightning's learning-rate finder stops at 4 times the lowest loss; torch-lr-finder at 5 times",

@@ -57,6 +57,19 @@ def remedy(run: Observations) -> Action:
     return change(run, text, times={"lr": 1 / by})
 
 
+# What steps that are too long lead to.
+FOLLOWS = (
+    "early_instability",
+    "spikes",
+    "rising_loss",
+    "dead_units",
+    "saturated_units",
+    "not_learning",
+    "class_collapse",
+    "clipped_too_hard",
+    "metric_mismatch",
+)
+
 PATHOLOGY = Pathology(
     name="lr_too_high",
     title="Learning rate too high",
@@ -66,17 +79,7 @@ PATHOLOGY = Pathology(
     remedy=remedy,
     learnt=True,
     confused_with=("diverged", "needs_decay", "not_shuffled", "batch_too_small", "dead_units"),
-    leads_to=(
-        "early_instability",
-        "spikes",
-        "rising_loss",
-        "dead_units",
-        "saturated_units",
-        "not_learning",
-        "class_collapse",
-        "clipped_too_hard",
-        "metric_mismatch",
-    ),
+    leads_to=FOLLOWS,
     probe="lr_down",
     sources=(
         "Goodfellow, Bengio and Courville 2016, Deep Learning, section 11.4.1 (the training error over the rate)",
