@@ -35,7 +35,7 @@ def length(max_epochs: int) -> int:
     >>> length(20), length(100)
     (2, 10)
     """
-    return max(round(SHARE * max_epochs), FEWEST)
+    return max(int(SHARE * max_epochs), FEWEST)
 
 
 def arms(config: Config, epoch: int, epochs: int, lr: float | None = None) -> dict[str, Config]:
